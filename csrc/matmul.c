@@ -1,0 +1,185 @@
+/* C = A B:  c[i,j] = sum_k a[i,k] b[k,j].   2 M N K FLOP.   Specification: minillm/kernels/matmul.py
+
+   Five rungs, each with one idea more than the one before. Element (i, k) of A stands at
+   a.data[i * a.row + k * a.col]; a transposed operand is the same memory with the strides exchanged.
+   In every rung one element of C is one chain of additions in the order of k, never split between
+   threads: the bits of C do not depend on the number of threads.
+
+   Source: Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication". */
+
+/* naive: the definition. The inner loop walks down a column of B: when B is row-major, each step
+   fetches a new cache line to use 4 of its 64 bytes. */
+LOCAL void matmul_naive(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
+                        int64_t c_row) {
+    for (int64_t i = 0; i < M; ++i)
+        for (int64_t j = 0; j < N; ++j) {
+            float sum = 0;
+            for (int64_t k = 0; k < K; ++k)
+                sum += a.data[i * a.row + k * a.col] * b.data[k * b.row + j * b.col];
+            c[i * c_row + j] = sum;
+        }
+}
+
+/* reordered: i, k, j. The inner loop runs along rows of B and C, so every byte of a cache line is
+   used and the compiler may turn it into vectors. But all of B passes by for each row of A. */
+LOCAL void matmul_reordered(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                            float *c, int64_t c_row) {
+    for (int64_t i = 0; i < M; ++i) {
+        float *restrict ci = c + i * c_row;
+        for (int64_t j = 0; j < N; ++j) ci[j] = 0;
+        for (int64_t k = 0; k < K; ++k) {
+            const float aik = a.data[i * a.row + k * a.col], *bk = b.data + k * b.row;
+            if (b.col == 1)
+                for (int64_t j = 0; j < N; ++j) ci[j] += aik * bk[j];
+            else
+                for (int64_t j = 0; j < N; ++j) ci[j] += aik * bk[j * b.col];
+        }
+    }
+}
+
+/* tiled: the same loops over blocks of B that stay in the L1 cache (64 x 128 floats = 32 KB) while
+   all rows of A pass by: B comes from memory once, not M times. Still one load and one store of C
+   for every multiplication. */
+enum { TILE_K = 64, TILE_N = 128 };
+LOCAL void matmul_tiled(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
+                        int64_t c_row) {
+    for (int64_t i = 0; i < M; ++i)
+        for (int64_t j = 0; j < N; ++j) c[i * c_row + j] = 0;
+    for (int64_t k0 = 0; k0 < K; k0 += TILE_K)
+        for (int64_t j0 = 0; j0 < N; j0 += TILE_N) {
+            const int64_t kc = min(TILE_K, K - k0), nc = min(TILE_N, N - j0);
+            float block[TILE_K][TILE_N]; /* a copy: its rows are contiguous whatever B's strides */
+            for (int64_t k = 0; k < kc; ++k)
+                for (int64_t j = 0; j < nc; ++j)
+                    block[k][j] = b.data[(k0 + k) * b.row + (j0 + j) * b.col];
+            for (int64_t i = 0; i < M; ++i) {
+                float *restrict ci = c + i * c_row + j0;
+                for (int64_t k = 0; k < kc; ++k) {
+                    const float aik = a.data[i * a.row + (k0 + k) * a.col];
+                    for (int64_t j = 0; j < nc; ++j) ci[j] += aik * block[k][j];
+                }
+            }
+        }
+}
+
+/* simd: a tile of C stays in registers while k runs, so that C is loaded and stored once.
+
+       NR = 2 vectors                A tile holds MR * 2 vectors of sums. Each step of k loads 2
+      +-------+-------+              vectors of B, broadcasts MR elements of A, and does 2 MR
+      | b[k,0]| b[k,1]|  panel of B  multiply-adds. 2 MR + 2 + 1 registers must fit the target's 32
+      +=======+=======+              (MR = 14) or 16 (MR = 6), and 2 MR must be at least 8 to 10 so
+   a[0,k]| acc | acc  |              that one multiply-add need not wait for the one before
+      ...| acc | acc  |  MR rows     (latency 4, two units).
+   a[13,k] acc | acc  |
+      +-------+-------+
+
+   B is packed panel by panel (KC x NR, contiguous, padded with zeros) just before use; a panel
+   then serves every row tile. A is read in place when its rows are few enough, else packed too.
+   KC = 384: a panel of 384 x 32 floats is 48 KB, near L1; with MC = 384 rows the packed block of A is
+   576 KB, well inside an L2 cache of 1 to 2 MB. */
+enum { MR = ML_MR, NR = 2 * LANES };
+
+INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
+                        const float *b, int64_t b_row, float *c, int64_t c_row, int64_t columns,
+                        bool add) {
+    vec acc[MR][2] = {0};
+    for (int64_t k = 0; k < K; ++k, a += a_col, b += b_row) {
+        const vec b0 = load(b), b1 = load(b + LANES);
+#pragma GCC unroll 14
+        for (int i = 0; i < rows; ++i) {
+            const vec aik = splat(a[i * a_row]);
+            acc[i][0] += aik * b0;
+            acc[i][1] += aik * b1;
+        }
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < rows; ++i, c += c_row)
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+            const int64_t n = columns - v * LANES;
+            if (n <= 0) break;
+            store_upto(c + v * LANES, n, add ? load_upto(c + v * LANES, n, 0) + acc[i][v] : acc[i][v]);
+        }
+}
+
+/* One register tile of any number of rows up to MR, compiled for each so that no sum is wasted. */
+#define ROWS(n)                                                                                   \
+    case n:                                                                                       \
+        if (a.row == 1)                                                                           \
+            matmul_tile(n <= MR ? n : MR, K, a.data, 1, a.col, b, b_row, c, c_row, columns, add);  \
+        else                                                                                      \
+            matmul_tile(n <= MR ? n : MR, K, a.data, a.row, 1, b, b_row, c, c_row, columns, add);  \
+        break;
+LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b, int64_t b_row,
+                       float *c, int64_t c_row, int64_t columns, bool add) {
+    switch (rows) {
+        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+#if ML_MR > 6
+        ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+#endif
+    }
+}
+#undef ROWS
+
+/* out[k * width + j] = in[k * in_row + j * in_col] for k < K, j < n, and 0 for n <= j < width.
+   width is NR for a panel of B, MR for a panel of A (given transposed). One of the strides is 1.
+   Transposed blocks may write up to LANES - 1 floats past a row: the next row overwrites them. */
+LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int64_t in_row,
+                       int64_t in_col, float *out) {
+    if (in_col == 1) {
+        for (int64_t k = 0; k < K; ++k)
+            for (int64_t j = 0; j < width; j += LANES) {
+                const int64_t left = n - j;
+                const float *p = in + k * in_row + j;
+                store(out + k * width + j, left > 0 ? load_upto(p, left, 0) : splat(0));
+            }
+        return;
+    }
+    for (int64_t k = 0; k < K; k += LANES)
+        for (int64_t j = 0; j < width; j += LANES) {
+            vec rows[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i)
+                rows[i] = j + i < n ? load_upto(in + (j + i) * in_col + k, K - k, 0) : splat(0);
+            transpose(rows);
+            float *p = out + k * width + j;
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i)
+                if (k + i < K) store(p + i * width, rows[i]);
+        }
+}
+
+/* rows of tile t when M rows are cut into tiles of at most MR rows, as even as can be */
+INLINE int64_t tile_start(int64_t M, int64_t tiles, int64_t t) { return M * t / tiles; }
+
+/* C (+)= A B with M <= MC. `scratch` holds MATMUL_SCRATCH floats, aligned to 64 bytes. */
+LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
+                       int64_t c_row, bool add, float *scratch) {
+    const int64_t tiles = (M + MR - 1) / MR, slices = K > KC ? (K + KC - 1) / KC : 1;
+    float *panel = scratch, *packed_a = scratch + KC * NR;
+    /* Packing A costs about 0.4 cycles an element and saves the strided reads of each panel. */
+    const bool pack_a = a.row != 1 && N >= PACK_A_FROM * NR;
+    for (int64_t slice = 0; slice < slices; ++slice, add = true) {
+        const int64_t k0 = tile_start(K, slices, slice), kc = tile_start(K, slices, slice + 1) - k0;
+        for (int64_t t = 0; pack_a && t < tiles; ++t) {
+            const int64_t i = tile_start(M, tiles, t), rows = tile_start(M, tiles, t + 1) - i;
+            matmul_pack(kc, rows, MR, a.data + i * a.row + k0 * a.col, a.col, a.row,
+                        packed_a + t * MR * kc);
+        }
+        for (int64_t j = 0; j < N; j += NR) {
+            const int64_t columns = min(NR, N - j);
+            const float *bj = b.data + k0 * b.row + j * b.col;
+            /* Few row tiles do not repay a copy of the panel; its full vectors can be read in place. */
+            const bool in_place = b.col == 1 && columns == NR && tiles < PACK_B_FROM;
+            if (!in_place) matmul_pack(kc, columns, NR, bj, b.row, b.col, panel);
+            for (int64_t t = 0; t < tiles; ++t) {
+                const int64_t i = tile_start(M, tiles, t), rows = tile_start(M, tiles, t + 1) - i;
+                const struct matrix at =
+                    pack_a ? (struct matrix){packed_a + t * MR * kc, 1, MR}
+                           : (struct matrix){a.data + i * a.row + k0 * a.col, a.row, a.col};
+                matmul_rows(rows, kc, at, in_place ? bj : panel, in_place ? b.row : NR,
+                            c + i * c_row + j, c_row, columns, add);
+            }
+        }
+    }
+}

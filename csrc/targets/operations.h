@@ -1,0 +1,41 @@
+/* Every operation, compiled for the target whose file includes this one inside its region.
+   The target has defined ML_TABLE (the name of its table), ML_NAME, LANES and ML_MR. */
+#include "../simd.h"
+
+#include "../matmul.c"
+#include "../softmax.c"
+#include "../layer_norm.c"
+#include "../gelu.c"
+#include "../cross_entropy.c"
+#include "../attention.c"
+#include "../embedding.c"
+#include "../optimizer.c"
+
+/* exp and tanh alone, so that a test can hold them to their bound over every float. */
+LOCAL void map(int64_t n, int function, const float *x, float *y) {
+    for (int64_t j = 0; j < n; j += LANES) {
+        const vec v = load_upto(x + j, n - j, 0);
+        store_upto(y + j, n - j, function ? vtanh(v) : vexp(v));
+    }
+}
+
+const struct table ML_TABLE = {
+    .name = ML_NAME,
+    .matmul = {matmul_naive, matmul_reordered, matmul_tiled},
+    .matmul_simd = matmul_simd,
+    .matmul_columns = NR,
+    .softmax = {softmax_naive, softmax_simd},
+    .softmax_vjp = {softmax_vjp_naive, softmax_vjp_simd},
+    .layer_norm = layer_norm,
+    .layer_norm_vjp = layer_norm_vjp,
+    .gelu = gelu,
+    .gelu_vjp = gelu_vjp,
+    .cross_entropy = cross_entropy,
+    .cross_entropy_vjp = cross_entropy_vjp,
+    .attention = attention,
+    .attention_vjp = attention_vjp,
+    .embedding_vjp = embedding_vjp,
+    .adamw = adamw,
+    .sum_squares = sum_squares,
+    .map = map,
+};

@@ -1,0 +1,231 @@
+/* The drivers: each cuts one operation into tasks that any thread may take and calls the active
+   target's serial kernel. Built once, for the baseline; without OpenMP the pragmas do nothing.
+
+   The same bits at any number of threads: a task computes its own part of the result in a fixed
+   order, tasks are cut by the sizes alone, and where parts are summed (layer_norm_vjp, sum_squares) they are
+   folded in the order of their index. Tasks are handed out as threads come free, so that a core which
+   another process keeps busy takes fewer of them. */
+#include <stdlib.h>
+#include "table.h"
+#include "api.h"
+
+/* Work too small to pay for waking a thread (about 3 us here): FLOP of a product, floats touched
+   by anything else. */
+enum { SMALL_PRODUCT = 400000, SMALL_MAP = 16384 };
+enum { CHUNK = 8192 }; /* floats in a task of an element-wise operation: 32 KB */
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t rows_per_task(int64_t n) { return n < CHUNK ? ceil_div(CHUNK, n > 0 ? n : 1) : 1; }
+
+static _Alignas(64) _Thread_local float matmul_scratch[MATMUL_SCRATCH];
+
+int ml_count_threads(int threads) {
+    int count = 0;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp atomic
+        count += 1;
+    }
+    return count;
+}
+
+void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
+               const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b, const int64_t *b_at,
+               int64_t b_row, int64_t b_col, float *c, int threads) {
+    const struct table *t = ml_active();
+    if (rung < 3) {
+        for (int64_t i = 0; i < batch; ++i)
+            t->matmul[rung](M, N, K, (struct matrix){a + (a_at ? a_at[i] : 0), a_row, a_col},
+                            (struct matrix){b + (b_at ? b_at[i] : 0), b_row, b_col}, c + i * M * N, N);
+        return;
+    }
+    /* Each task packs its panels of B anew, so tasks have many rows; they have few columns, enough
+       tasks for the threads to share, unless there are plenty of them. */
+    const int64_t NR = t->matmul_columns, row_tasks = ceil_div(M, MC), panels = ceil_div(N, NR);
+    const int64_t wide = batch * row_tasks * panels / 32, width = NR * (wide < 1 ? 1 : wide);
+    const int64_t column_tasks = ceil_div(N, width), tasks = batch * row_tasks * column_tasks;
+    if (2.0 * (double)M * (double)N * (double)K * (double)batch < SMALL_PRODUCT) threads = 1;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (int64_t task = 0; task < tasks; ++task) {
+        const int64_t i = task / (row_tasks * column_tasks), rest = task % (row_tasks * column_tasks);
+        const int64_t r = rest / column_tasks, j = rest % column_tasks * width;
+        const int64_t m0 = M * r / row_tasks, m1 = M * (r + 1) / row_tasks;
+        const struct matrix at = {a + (a_at ? a_at[i] : 0) + m0 * a_row, a_row, a_col};
+        const struct matrix bt = {b + (b_at ? b_at[i] : 0) + j * b_col, b_row, b_col};
+        t->matmul_simd(m1 - m0, min(width, N - j), K, at, bt, c + (i * M + m0) * N + j, N, false,
+                       matmul_scratch);
+    }
+}
+
+void ml_softmax(int rung, int64_t rows, int64_t n, int64_t causal, const float *x, float *y,
+                int threads) {
+    const struct table *t = ml_active();
+    const int64_t step = rows_per_task(n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+    for (int64_t r0 = 0; r0 < rows; r0 += step)
+        for (int64_t r = r0; r < min(r0 + step, rows); ++r) {
+            const int64_t seen = causal ? r % causal + 1 + n - causal : n;
+            t->softmax[rung](n, seen < 0 ? 0 : seen, x + r * n, y + r * n);
+        }
+}
+
+void ml_softmax_vjp(int rung, int64_t rows, int64_t n, const float *y, const float *dy, float *dx,
+                    int threads) {
+    const struct table *t = ml_active();
+    const int64_t step = rows_per_task(n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+    for (int64_t r0 = 0; r0 < rows; r0 += step)
+        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+            t->softmax_vjp[rung](n, y + r * n, dy + r * n, dx + r * n);
+}
+
+void ml_layer_norm(int64_t rows, int64_t n, const float *x, const float *weight, const float *bias,
+                   float eps, float *y, float *mean, float *rstd, int threads) {
+    const struct table *t = ml_active();
+    const int64_t step = rows_per_task(n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+    for (int64_t r0 = 0; r0 < rows; r0 += step)
+        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+            t->layer_norm(n, x + r * n, weight, bias, eps, y + r * n, mean + r, rstd + r);
+}
+
+enum { LAYER_NORM_ROWS = 64 };
+int64_t ml_layer_norm_chunks(int64_t rows) { return rows ? ceil_div(rows, LAYER_NORM_ROWS) : 1; }
+
+void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *weight,
+                       const float *mean, const float *rstd, const float *dy, float *dx,
+                       float *dweight, float *dbias, int threads) {
+    const struct table *t = ml_active();
+    const int64_t chunks = ml_layer_norm_chunks(rows);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+        for (int64_t r = chunk * LAYER_NORM_ROWS; r < min((chunk + 1) * LAYER_NORM_ROWS, rows); ++r)
+            t->layer_norm_vjp(n, x + r * n, weight, mean[r], rstd[r], dy + r * n, dx + r * n,
+                              dweight + chunk * n, dbias + chunk * n);
+    for (int64_t chunk = 1; chunk < chunks; ++chunk)
+        for (int64_t j = 0; j < n; ++j) {
+            dweight[j] += dweight[chunk * n + j];
+            dbias[j] += dbias[chunk * n + j];
+        }
+}
+
+void ml_gelu(int64_t n, const float *x, float *y, int tanh_form, int threads) {
+    const struct table *t = ml_active();
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+    for (int64_t i = 0; i < n; i += CHUNK) t->gelu(min(CHUNK, n - i), x + i, y + i, tanh_form);
+}
+
+void ml_gelu_vjp(int64_t n, const float *x, const float *dy, float *dx, int tanh_form, int threads) {
+    const struct table *t = ml_active();
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+    for (int64_t i = 0; i < n; i += CHUNK)
+        t->gelu_vjp(min(CHUNK, n - i), x + i, dy + i, dx + i, tanh_form);
+}
+
+/* Where head h of batch b starts in the tensor whose (batch, head, row) strides are s. */
+static int64_t head_at(const int64_t *s, int64_t b, int64_t h) { return b * s[0] + h * s[1]; }
+
+static struct matrix head(const float *x, const int64_t *s, int64_t b, int64_t h) {
+    return (struct matrix){x + head_at(s, b, h), s[2], 1};
+}
+
+void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
+                  const float *q, const float *k, const float *v, float *o, const int64_t *strides,
+                  float *lse, int threads) {
+    const struct table *t = ml_active();
+    const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6, *os = strides + 9;
+    if (B * H * T * S * D < SMALL_PRODUCT / 4) threads = 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        float *p = malloc((size_t)(64 * S + 16) * sizeof *p);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < B * H; ++i) {
+            const int64_t b = i / H, h = i % H;
+            t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
+                         head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T, p,
+                         matmul_scratch);
+        }
+        free(p);
+    }
+}
+
+void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
+                      const float *q, const float *k, const float *v, const float *o,
+                      const float *grad, const float *lse, float *dq, float *dk, float *dv,
+                      const int64_t *strides, int threads) {
+    const struct table *t = ml_active();
+    const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6, *os = strides + 9,
+                  *gs = strides + 12, *dqs = strides + 15, *dks = strides + 18, *dvs = strides + 21;
+    if (B * H * T * S * D < SMALL_PRODUCT / 4) threads = 1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        float *p = malloc(2 * (size_t)(64 * S + 16) * sizeof *p), *dp = p + 64 * S + 16;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < B * H; ++i) {
+            const int64_t b = i / H, h = i % H;
+            t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
+                             head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h), lse + i * T,
+                             dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h), dks[2],
+                             dv + head_at(dvs, b, h), dvs[2], p, dp, matmul_scratch);
+        }
+        free(p);
+    }
+}
+
+void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets, int64_t ignored,
+                      float smoothing, float *loss, float *lse, int threads) {
+    const struct table *t = ml_active();
+    const int64_t step = rows_per_task(n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+    for (int64_t r0 = 0; r0 < rows; r0 += step)
+        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+            if (targets[r] == ignored)
+                loss[r] = lse[r] = 0;
+            else
+                loss[r] = t->cross_entropy(n, x + r * n, targets[r], smoothing, lse + r);
+}
+
+void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t *targets,
+                          int64_t ignored, float smoothing, const float *lse, const float *g,
+                          float *dx, int threads) {
+    const struct table *t = ml_active();
+    const int64_t step = rows_per_task(n);
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+    for (int64_t r0 = 0; r0 < rows; r0 += step)
+        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+            if (targets[r] == ignored)
+                memset(dx + r * n, 0, (size_t)n * sizeof *dx);
+            else
+                t->cross_entropy_vjp(n, x + r * n, targets[r], smoothing, lse[r], g[r], dx + r * n);
+}
+
+void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy, float *dweight,
+                      int threads) {
+    const struct table *t = ml_active();
+    enum { COLUMNS = 64 };
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && tokens * n > SMALL_MAP)
+    for (int64_t j = 0; j < n; j += COLUMNS)
+        t->embedding_vjp(tokens, min(COLUMNS, n - j), ids, dy + j, n, dweight + j);
+}
+
+void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, float beta1,
+              float beta2, float eps, float decay, float c1, float c2, int threads) {
+    const struct table *t = ml_active();
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+    for (int64_t i = 0; i < n; i += CHUNK)
+        t->adamw(min(CHUNK, n - i), p + i, g + i, m + i, v + i, lr, beta1, beta2, eps, decay, c1, c2);
+}
+
+double ml_sum_squares(int64_t n, const float *x, int threads) {
+    const struct table *t = ml_active();
+    double total = 0;
+#pragma omp parallel for ordered schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        const double part = t->sum_squares(min(CHUNK, n - i), x + i);
+#pragma omp ordered
+        total += part;
+    }
+    return total;
+}
+
+void ml_map(int64_t n, int function, const float *x, float *y) { ml_active()->map(n, function, x, y); }

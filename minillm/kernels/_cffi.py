@@ -1,0 +1,105 @@
+"""The boundary to C: the only file that touches ffi and lib. Every pointer is checked here.
+
+cffi's from_buffer keeps the array alive for as long as the pointer lives, and costs 0.2 µs where
+`array.ctypes.data` costs 2.
+"""
+
+import os
+
+import numpy as np
+
+from minillm.errors import KernelError
+
+try:
+    from minillm._kernels import ffi, lib
+
+    why_not = ""
+except ImportError as error:  # no compiler at install time, or a library such as libgomp is gone
+    ffi = lib = None
+    why_not = str(error)
+
+REMEDY = (
+    "install a C compiler (Debian: apt install gcc; macOS: xcode-select --install; "
+    "Windows: WSL or MinGW-w64) and install minillm again"
+)
+FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
+NULL = ffi.NULL if ffi else None
+
+
+def targets() -> list[str]:
+    """The targets that this CPU can run, widest first; empty without compiled kernels."""
+    names = []
+    while lib and (name := lib.ml_target_name(len(names))):
+        names.append(ffi.string(name).decode())
+    return names
+
+
+def set_target(name: str) -> None:
+    """Run the kernels compiled for `name`. Raises KernelError naming the targets there are."""
+    if lib is None:
+        raise KernelError(f"target {name!r}: the kernels are not compiled; {REMEDY}")
+    if not lib.ml_set_target(name.encode()):
+        raise KernelError(f"no target {name!r} on this CPU; there are: {', '.join(targets())}")
+
+
+def build() -> dict:
+    """target: str, compiler: str, openmp: the version's date such as 201511, or 0."""
+    if lib is None:
+        return {"target": "numpy", "compiler": "", "openmp": 0}
+    compiler = ffi.string(lib.ml_compiler()).decode()
+    return {
+        "target": ffi.string(lib.ml_get_target()).decode(),
+        "compiler": compiler,
+        "openmp": lib.ml_openmp(),
+    }
+
+
+def source(a: np.ndarray | None) -> object:
+    """A const float * to the elements of a in C order, copied first unless they stand so."""
+    if a is None:
+        return NULL
+    if a.dtype is not FLOAT32:
+        raise TypeError(f"expected native float32, got {a.dtype.str}")
+    if not a.flags.carray:  # strided, misaligned or merely read-only
+        a = np.require(a, requirements="CA")
+    return ffi.from_buffer("float[]", a)
+
+
+def ids(a: np.ndarray) -> object:
+    """A const int64_t * to the elements of a."""
+    return ffi.from_buffer("int64_t[]", np.require(a, INT64, "CA"))
+
+
+def target(a: np.ndarray) -> object:
+    """A float * for the kernel to write through."""
+    if a.dtype is not FLOAT32 or not a.flags.carray:
+        raise TypeError("expected a writeable, contiguous, native float32 array to write to")
+    return ffi.from_buffer("float[]", a, require_writable=True)
+
+
+def strided(a: np.ndarray) -> tuple[object, tuple[int, ...]]:
+    """(pointer to the first element, strides in elements); the caller keeps a alive meanwhile."""
+    if a.dtype is not FLOAT32 or not a.flags.aligned:
+        raise TypeError(f"expected aligned native float32, got {a.dtype.str}")
+    strides = tuple(s // 4 for s in a.strides)
+    if a.flags.carray:
+        return ffi.from_buffer("float[]", a), strides
+    return ffi.cast("float *", a.__array_interface__["data"][0]), strides
+
+
+def default_threads() -> int:
+    """MINILLM_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may run on."""
+    for variable in ("MINILLM_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(variable, "")
+        if text:
+            if not text.isdigit() or text == "0":
+                raise KernelError(f"{variable}={text}: expected a number of threads, 1 or more")
+            return int(text)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def count_threads(threads: int) -> int:
+    """How many threads a parallel region that asks for `threads` gets."""
+    return lib.ml_count_threads(threads) if lib else 1

@@ -1,0 +1,34 @@
+"""The gradient of a table look-up: rows that were read several times gather several gradients.
+
+C side: csrc/embedding.c
+"""
+
+import numpy as np
+
+from minillm.kernels import _cffi
+from minillm.kernels.kernel import Kernel, rungs
+
+
+def vjp_specification(dy: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
+    """dweight[ids[i], :] += dy[i, :].   dy: (…, N), ids: (…) in 0 … rows - 1 → dweight (rows, N)."""
+    dweight = np.zeros((rows, dy.shape[-1]), dy.dtype.newbyteorder("="))
+    np.add.at(dweight, ids.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+    return dweight
+
+
+def _compiled_vjp(threads, dy, ids, rows):
+    n = dy.shape[-1]
+    dweight = np.zeros((rows, n), np.float32)
+    _cffi.lib.ml_embedding_vjp(
+        ids.size, n, _cffi.ids(ids), _cffi.source(dy), _cffi.target(dweight), threads()
+    )
+    return dweight
+
+
+embedding_vjp = Kernel(
+    "embedding_vjp",
+    vjp_specification,
+    rungs(_compiled_vjp),
+    flops=lambda dy, ids, rows: dy.size,
+    bytes=lambda dy, ids, rows: 3 * dy.nbytes + dy.itemsize * rows * dy.shape[-1],
+)

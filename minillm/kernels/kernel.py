@@ -1,0 +1,102 @@
+"""A Kernel record: everything about one hot operation but its calculus.
+
+Its NumPy specification, its C implementations by name (the rungs of a ladder, slowest first), its
+cost in FLOP and bytes, and which implementation runs now.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from minillm.kernels import _cffi
+
+observers: list[Callable] = []  # each is called with (kernel, args, kwargs, seconds) after a call
+_threads = _cffi.default_threads()
+
+
+@dataclass(eq=False)
+class Kernel:
+    """Callable: float32 arguments go to the chosen implementation, other floats to the specification.
+
+    flops(*args) and bytes(*args) count one call from its arguments: arithmetic, and the compulsory
+    traffic (every input read once, every output written once).
+    """
+
+    name: str
+    specification: Callable
+    implementations: dict[str, Callable]
+    flops: Callable[..., int]
+    bytes: Callable[..., int]
+    floats: int = 1  # so many leading arguments are float arrays (or None)
+    chosen: str = "numpy"
+    run: Callable = field(init=False)
+
+    def __post_init__(self) -> None:
+        if _cffi.lib is None:
+            self.implementations = {}
+        self.implementations = {**self.implementations, "numpy": self.specification}
+        self.choose(self.names()[-2] if len(self.implementations) > 1 else "numpy")
+
+    def names(self) -> list[str]:
+        """The implementations, slowest first; "numpy" stands at the end, beside the ladder."""
+        return list(self.implementations)
+
+    def fastest(self) -> str:
+        return self.names()[-2] if len(self.implementations) > 1 else "numpy"
+
+    def choose(self, name: str) -> None:
+        self.chosen, self.run = name, self.implementations[name]
+
+    def __call__(self, *args, **kwargs):
+        run = self.run
+        for a in args[: self.floats]:
+            if a is None:
+                continue
+            if type(a) is not np.ndarray:
+                return self(*map(_as_float_array, args[: self.floats]), *args[self.floats :], **kwargs)
+            if a.dtype is not _cffi.FLOAT32:
+                if a.dtype.kind != "f":
+                    raise TypeError(f"{self.name}: expected float arrays, got {a.dtype}")
+                run = self.specification
+        if not observers:
+            return run(*args, **kwargs)
+        start = time.perf_counter()
+        result = run(*args, **kwargs)
+        seconds = time.perf_counter() - start
+        for observe in observers:
+            observe(self, args, kwargs, seconds)
+        return result
+
+
+def _as_float_array(a: object) -> np.ndarray | None:
+    if a is None:
+        return None
+    a = np.asarray(a)
+    return a if a.dtype.kind == "f" else a.astype(np.float64)
+
+
+def threads() -> int:
+    """How many threads a parallel kernel may use."""
+    return _threads
+
+
+def set_threads(n: int) -> None:
+    """Let the kernels use n threads from now on; the results do not depend on n."""
+    global _threads
+    if n < 1:
+        raise ValueError(f"set_num_threads: expected 1 or more, got {n}")
+    _threads = n
+
+
+def rungs(function: Callable) -> dict[str, Callable]:
+    """The two rungs of a kernel whose C side has one form: on one thread, and on all of them."""
+    return {"simd": partial(function, lambda: 1), "parallel": partial(function, threads)}
+
+
+# A forked child has none of its parent's OpenMP threads, and libgomp waits for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: set_threads(1))

@@ -1,0 +1,83 @@
+"""Layer normalisation over the last axis, forward and backward.   C side: csrc/layer_norm.c
+
+Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3.
+"""
+
+import numpy as np
+
+from minillm.kernels import _cffi
+from minillm.kernels.kernel import Kernel, rungs
+
+
+def specification(
+    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float = 1e-5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y = (x - mean) · rstd · weight + bias,  rstd = 1 / √(var + eps).
+
+    x: (…, N); weight, bias: (N,) or None → y (…, N), mean (…), rstd (…).
+    """
+    mean = x.mean(-1, keepdims=True)
+    centred = x - mean
+    rstd = 1 / np.sqrt((centred * centred).mean(-1, keepdims=True) + x.dtype.type(eps))
+    y = centred * rstd
+    if weight is not None:
+        y = y * weight
+    if bias is not None:
+        y = y + bias
+    return y, mean[..., 0], rstd[..., 0]
+
+
+def _compiled(threads, x, weight, bias, eps=1e-5):
+    n = x.shape[-1]
+    y, mean, rstd = (np.empty(s, np.float32) for s in (x.shape, x.shape[:-1], x.shape[:-1]))
+    if x.size:
+        _cffi.lib.ml_layer_norm(
+            x.size // n, n, _cffi.source(x), _cffi.source(weight), _cffi.source(bias), eps,
+            _cffi.target(y), _cffi.target(mean), _cffi.target(rstd), threads(),
+        )  # fmt: skip
+    return y, mean, rstd
+
+
+def vjp_specification(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """With x̂ = (x - mean) rstd and g = dy ⊙ weight:  dx = rstd (g - ⟨g⟩ - x̂ ⟨g x̂⟩),
+
+    dweight = Σ dy x̂, dbias = Σ dy over all rows.   dy, x: (…, N) → dx (…, N), (N,), (N,).
+    """
+    rstd = rstd[..., None]
+    xhat = (x - mean[..., None]) * rstd
+    g = dy if weight is None else dy * weight
+    dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
+    rows = tuple(range(x.ndim - 1))
+    return dx, (dy * xhat).sum(rows), dy.sum(rows)
+
+
+def _compiled_vjp(threads, dy, x, weight, mean, rstd):
+    n = x.shape[-1]
+    rows = x.size // n if x.size else 0
+    dx = np.empty(x.shape, np.float32)
+    dweight, dbias = np.zeros((2, _cffi.lib.ml_layer_norm_chunks(rows), n), np.float32)
+    _cffi.lib.ml_layer_norm_vjp(
+        rows, n, _cffi.source(x), _cffi.source(weight), _cffi.source(mean), _cffi.source(rstd),
+        _cffi.source(dy), _cffi.target(dx), _cffi.target(dweight), _cffi.target(dbias), threads(),
+    )  # fmt: skip
+    return dx, dweight[0], dbias[0]
+
+
+layer_norm = Kernel(
+    "layer_norm",
+    specification,
+    rungs(_compiled),
+    flops=lambda x, *rest: 8 * x.size,
+    bytes=lambda x, *rest: 2 * x.nbytes,
+    floats=3,
+)
+layer_norm_vjp = Kernel(
+    "layer_norm_vjp",
+    vjp_specification,
+    rungs(_compiled_vjp),
+    flops=lambda dy, *rest: 14 * dy.size,
+    bytes=lambda dy, *rest: 3 * dy.nbytes,
+    floats=5,
+)

@@ -1,0 +1,123 @@
+"""Matrix product: c[..., i, j] = Σ_k a[..., i, k] b[..., k, j].   C side: csrc/matmul.c"""
+
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from minillm.kernels import _cffi
+from minillm.kernels.kernel import Kernel, threads
+
+
+def specification(
+    a: np.ndarray,
+    b: np.ndarray,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """a b, with a (…, M, K) or, if trans_a, (…, K, M); b (…, K, N) or, if trans_b, (…, N, K).
+
+    Leading axes broadcast. Result (…, M, N), written to `out` if given.
+    Raises: ValueError where the shapes do not fit.
+    """
+    _shapes(a, b, trans_a, trans_b, out)
+    result = np.matmul(a.swapaxes(-1, -2) if trans_a else a, b.swapaxes(-1, -2) if trans_b else b)
+    if out is None:
+        return result
+    np.copyto(out, result, casting="same_kind")
+    return out
+
+
+def _shapes(a, b, trans_a, trans_b, out) -> tuple[tuple[int, ...], int, int, int]:
+    """(leading axes, M, N, K)."""
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul: expected at least 2 axes each, got {a.shape} and {b.shape}")
+    M, K = a.shape[:-3:-1] if trans_a else a.shape[-2:]
+    N, K_b = b.shape[-2:] if trans_b else b.shape[:-3:-1]
+    try:
+        lead = a.shape[:-2] if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        lead, K_b = (), -1
+    if K != K_b:
+        how = f"(trans_a={trans_a}, trans_b={trans_b})"
+        raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit {how}")
+    if out is not None and out.shape != (*lead, M, N):
+        raise ValueError(f"matmul: out must have shape {(*lead, M, N)}, got {out.shape}")
+    return lead, M, N, K
+
+
+def _operand(a: np.ndarray, transposed: bool) -> tuple[np.ndarray, object, int, int]:
+    """(array, pointer, row stride, column stride) in elements, one of the strides 1."""
+    itemsize, (row, col) = a.itemsize, a.strides[-2:]
+    if (row != itemsize and col != itemsize) or row < 0 or col < 0 or row % 4 or col % 4:
+        a = np.ascontiguousarray(a)
+    elif not a.flags.aligned:
+        a = a.copy(order="K")
+    pointer, strides = _cffi.strided(a)
+    row, col = strides[-2:]
+    if col != 1 and a.shape[-2] <= 1:  # a stride that is never taken may be anything: say 1
+        row, col = (1, col) if row != 1 else (row, col)
+    return (a, pointer, col, row) if transposed else (a, pointer, row, col)
+
+
+def _offsets(a: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    """Where each product's operand starts, in elements: (prod(lead),) int64."""
+    strides = [s // 4 if n > 1 else 0 for s, n in zip(a.strides[:-2], a.shape[:-2], strict=True)]
+    strides = [0] * (len(lead) - len(strides)) + strides
+    at = np.zeros((), np.int64)
+    for n, stride in zip(lead, strides, strict=True):
+        at = at[..., None] + np.arange(n) * stride
+    return at.reshape(-1)
+
+
+def _compiled(rung: int, parallel: bool, a, b, trans_a=False, trans_b=False, out=None):
+    lead, M, N, K = _shapes(a, b, trans_a, trans_b, out)
+    c = out
+    if out is None or not out.flags.carray or out.dtype is not _cffi.FLOAT32 or _overlap(out, a, b):
+        c = np.empty((*lead, M, N), np.float32)
+    if b.ndim == 2 and a.ndim > 2 and not trans_a and a.flags.c_contiguous:
+        a, lead, M = a.reshape(-1, K), (), prod(a.shape[:-1])  # one tall product
+    a, a_pointer, a_row, a_col = _operand(a, trans_a)
+    b, b_pointer, b_row, b_col = _operand(b, trans_b)
+    a_at = b_at = _cffi.NULL
+    if lead:
+        a_at, b_at = _cffi.ids(_offsets(a, lead)), _cffi.ids(_offsets(b, lead))
+    _cffi.lib.ml_matmul(
+        rung, prod(lead), M, N, K, a_pointer, a_at, a_row, a_col, b_pointer, b_at, b_row, b_col,
+        _cffi.target(c), threads() if parallel else 1,
+    )  # fmt: skip
+    if out is not None and c is not out:
+        np.copyto(out, c, casting="same_kind")
+        return out
+    return c
+
+
+def _overlap(out: np.ndarray, *inputs: np.ndarray) -> bool:
+    return any(np.may_share_memory(out, x) for x in inputs)
+
+
+def flops(a, b, trans_a=False, trans_b=False, out=None) -> int:
+    lead, M, N, K = _shapes(a, b, trans_a, trans_b, out)
+    return 2 * prod(lead) * M * N * K
+
+
+def traffic(a, b, trans_a=False, trans_b=False, out=None) -> int:
+    lead, M, N, _ = _shapes(a, b, trans_a, trans_b, out)
+    return a.nbytes + b.nbytes + a.itemsize * prod(lead) * M * N
+
+
+matmul = Kernel(
+    "matmul",
+    specification,
+    {
+        "naive": partial(_compiled, 0, False),
+        "reordered": partial(_compiled, 1, False),
+        "tiled": partial(_compiled, 2, False),
+        "simd": partial(_compiled, 3, False),
+        "parallel": partial(_compiled, 3, True),
+    },
+    flops,
+    traffic,
+    floats=2,
+)
