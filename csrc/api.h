@@ -8,6 +8,7 @@ int ml_set_target(const char *name); /* 1, or 0 where there is no such target or
 const char *ml_get_target(void);
 const char *ml_compiler(void);
 int ml_openmp(void); /* the OpenMP version the kernels were built with, such as 201511; 0 without */
+void ml_keep_memory(void); /* ask malloc to keep freed memory for the next step; glibc only */
 int ml_count_threads(int threads); /* how many threads a parallel region of `threads` really gets */
 
 /* c[i] = a[i] b[i] for each i < batch; a[i] starts at a + a_at[i], and so on; NULL means 0.

@@ -14,6 +14,7 @@ try:
     from minillm._kernels import ffi, lib
 
     why_not = ""
+    lib.ml_keep_memory()
 except ImportError as error:  # no compiler at install time, or a library such as libgomp is gone
     ffi = lib = None
     why_not = str(error)

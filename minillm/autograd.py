@@ -1,0 +1,288 @@
+"""Reverse-mode automatic differentiation over NumPy arrays.
+
+A Tensor is an array and, if it came from a differentiable operation, the Node that made it. A Node
+holds the operation's vector-Jacobian product and the Nodes (or leaf Tensors) of its inputs; saved
+values live in the product's closure as arrays, so nothing points back and nothing is a cycle.
+
+Source: after Maclaurin, Duvenaud and Adams, autograd; Griewank and Walther 2008, chapter 3.
+"""
+
+import inspect
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+
+import numpy as np
+
+observers: list[Callable] = []  # each called with (operation, "forward" | "backward", seconds)
+_mode = threading.local()
+_count = itertools.count()
+
+
+def grad_enabled() -> bool:
+    """Whether operations record what backward() needs; per thread."""
+    return getattr(_mode, "grad", True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Operations inside record nothing: results do not require gradients."""
+    before, _mode.grad = grad_enabled(), False
+    try:
+        yield
+    finally:
+        _mode.grad = before
+
+
+class Node:
+    """One recorded operation. `order` grows with creation, so inputs always come before users."""
+
+    __slots__ = ("inputs", "name", "order", "vjp")
+
+    def __init__(self, name: str, vjp: Callable, inputs: tuple["Node | Tensor | None", ...]):
+        self.name, self.vjp, self.inputs, self.order = name, vjp, inputs, next(_count)
+
+
+class Tensor:
+    """An array that remembers how it was made.
+
+    array: anything np.asarray takes; Python floats become float32, arrays keep their dtype.
+    Raises: TypeError if requires_grad and the array is not of floats.
+    """
+
+    __slots__ = ("data", "grad", "node", "requires_grad")
+    __array_ufunc__ = None  # array * tensor is tensor.__rmul__(array), not an array of tensors
+
+    def __init__(self, array: object, requires_grad: bool = False):
+        if isinstance(array, Tensor):
+            array = array.data
+        data = np.asarray(array)
+        if data.dtype == np.float64 and not isinstance(array, np.ndarray | np.generic):
+            data = data.astype(np.float32)
+        if requires_grad and data.dtype.kind != "f":
+            raise TypeError(f"Tensor: only floats can require gradients, got {data.dtype}")
+        self.data: np.ndarray = data
+        self.grad: np.ndarray | None = None
+        self.requires_grad = requires_grad
+        self.node: Node | None = None
+
+    def backward(self, grad: object = None, retain_graph: bool = False) -> None:
+        """Add to .grad of every leaf below: Σ over paths of the chain rule, from cotangent `grad`.
+
+        grad: this tensor's shape; a scalar may leave it out (1). retain_graph: keep the saved
+        values for another backward. Raises: ValueError without a fitting cotangent, RuntimeError
+        where nothing requires gradients or the graph was freed by an earlier backward.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward: this tensor does not require gradients")
+        if grad is None and self.data.size != 1:
+            raise ValueError(
+                f"backward: a tensor of shape {self.shape} needs a cotangent of that shape; "
+                "only a scalar can leave it out"
+            )
+        dy = np.ones_like(self.data) if grad is None else getattr(grad, "data", grad)
+        dy = dy if isinstance(dy, np.ndarray) else np.asarray(dy, self.dtype)
+        if dy.shape != self.shape:
+            raise ValueError(f"backward: expected a cotangent of shape {self.shape}, got {dy.shape}")
+        gradients = Gradients()
+        gradients.add(self.node or self, dy, dy)
+        for node in _reachable(self.node):
+            _step_back(node, gradients, retain_graph)
+        gradients.store()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def T(self) -> "Tensor":
+        return _functional().permute(self, tuple(range(self.ndim))[::-1])
+
+    def item(self) -> float:
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        return self.data
+
+    def detach(self) -> "Tensor":
+        """The same array, cut from the graph."""
+        return Tensor(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        made_by = f", made by {self.node.name}" if self.node else ""
+        return f"Tensor({self.data}, requires_grad={self.requires_grad}{made_by})"
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    # The operators, each a function of minillm.functional.
+    def __add__(self, other): return _functional().add(self, other)
+    def __radd__(self, other): return _functional().add(other, self)
+    def __sub__(self, other): return _functional().sub(self, other)
+    def __rsub__(self, other): return _functional().sub(other, self)
+    def __mul__(self, other): return _functional().mul(self, other)
+    def __rmul__(self, other): return _functional().mul(other, self)
+    def __truediv__(self, other): return _functional().div(self, other)
+    def __rtruediv__(self, other): return _functional().div(other, self)
+    def __pow__(self, other): return _functional().pow(self, other)
+    def __rpow__(self, other): return _functional().pow(other, self)
+    def __matmul__(self, other): return _functional().matmul(self, other)
+    def __rmatmul__(self, other): return _functional().matmul(other, self)
+    def __neg__(self): return _functional().neg(self)
+    def __getitem__(self, index): return _functional().getitem(self, index)
+
+    def sum(self, dim=None, keepdim=False): return _functional().sum(self, dim, keepdim)
+    def mean(self, dim=None, keepdim=False): return _functional().mean(self, dim, keepdim)
+    def var(self, dim=None, correction=1, keepdim=False):
+        return _functional().var(self, dim, correction, keepdim)
+    def max(self, dim=None, keepdim=False): return _functional().max(self, dim, keepdim)
+    def exp(self): return _functional().exp(self)
+    def log(self): return _functional().log(self)
+    def sqrt(self): return _functional().sqrt(self)
+    def tanh(self): return _functional().tanh(self)
+    def sigmoid(self): return _functional().sigmoid(self)
+    def relu(self): return _functional().relu(self)
+    def softmax(self, dim=-1): return _functional().softmax(self, dim)
+    def reshape(self, *shape): return _functional().reshape(self, _one_tuple(shape))
+    view = reshape
+    def permute(self, *dims): return _functional().permute(self, _one_tuple(dims))
+    def expand(self, *shape): return _functional().expand(self, _one_tuple(shape))
+    def transpose(self, dim0, dim1): return _functional().transpose(self, dim0, dim1)
+    def masked_fill(self, mask, value): return _functional().masked_fill(self, mask, value)
+
+
+def _one_tuple(args: tuple) -> tuple[int, ...]:
+    """reshape(2, 3) and reshape((2, 3)) are the same."""
+    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else args
+
+
+def _functional():
+    """The one upward reference: an operator finds its function when it is used, not at import."""
+    return sys.modules["minillm.functional"]
+
+
+def op(forward: Callable) -> Callable:
+    """Make a function on arrays, which returns (value, vjp), a differentiable one on Tensors.
+
+    vjp(dy) returns a gradient for each positional argument in turn (None where there is none): a
+    fresh array, dy itself, a view of dy, or a function without arguments that computes the gradient
+    and is only called if someone needs it. Tensors and arrays may be mixed.
+    """
+    name = forward.__name__.strip("_")
+    signature = inspect.signature(forward)
+
+    @wraps(forward)
+    def apply(*args, **kwargs):
+        if kwargs and any(isinstance(a, Tensor) for a in kwargs.values()):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        start = time.perf_counter() if observers else 0.0
+        arrays = [a.data if isinstance(a, Tensor) else a for a in args]
+        value, vjp = forward(*arrays, **kwargs)
+        if observers:
+            _tell(name, "forward", start)
+        result = Tensor(value)
+        if grad_enabled():
+            inputs = tuple(
+                (a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in args
+            )
+            if any(i is not None for i in inputs):
+                result.requires_grad, result.node = True, Node(name, vjp, inputs)
+        return result
+
+    return apply
+
+
+def _tell(name: str, phase: str, start: float) -> None:
+    seconds = time.perf_counter() - start
+    for observe in observers:
+        observe(name, phase, seconds)
+
+
+class Gradients:
+    """The gradients that have arrived so far, by Node or leaf Tensor.
+
+    A gradient that nobody else can hold is added to in place; one that is dy itself or a view (the
+    two gradients of an addition are one array) is copied before it is written.
+    """
+
+    def __init__(self) -> None:
+        self.arrived: dict[int, np.ndarray] = {}
+        self.ours: set[int] = set()
+        self.leaves: dict[int, Tensor] = {}
+
+    def add(self, to: "Node | Tensor", g: np.ndarray, dy: np.ndarray) -> None:
+        key = id(to)
+        if isinstance(to, Tensor):
+            self.leaves[key] = to
+        if key not in self.arrived:
+            self.arrived[key] = g
+            if g is not dy and g.base is None:
+                self.ours.add(key)
+        elif key in self.ours and self.arrived[key].dtype == g.dtype:
+            self.arrived[key] += g
+        else:
+            self.arrived[key] = self.arrived[key] + g
+            self.ours.add(key)
+
+    def take(self, node: Node) -> np.ndarray:
+        return self.arrived.pop(id(node))
+
+    def store(self) -> None:
+        """Add each leaf's gradient to its .grad, in the leaf's own dtype."""
+        for key, leaf in self.leaves.items():
+            g = self.arrived[key]
+            if leaf.grad is not None:
+                leaf.grad = leaf.grad + g
+            else:
+                leaf.grad = g.astype(leaf.dtype, copy=key not in self.ours)
+
+
+def _reachable(root: Node | None) -> list[Node]:
+    """Every Node below root, users before inputs; iterative, for graphs of any depth."""
+    seen = {root} if root else set()
+    stack = list(seen)
+    while stack:
+        for node in stack.pop().inputs:
+            if isinstance(node, Node) and node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return sorted(seen, key=lambda node: -node.order)
+
+
+def _step_back(node: Node, gradients: Gradients, retain_graph: bool) -> None:
+    """Give each input of node its share of node's gradient, then free what node saved."""
+    if node.vjp is None:
+        raise RuntimeError(
+            f"backward: the graph was freed at {node.name} by an earlier backward(); "
+            "that one needs retain_graph=True"
+        )
+    dy = gradients.take(node)
+    start = time.perf_counter() if observers else 0.0
+    for to, g in zip(node.inputs, node.vjp(dy), strict=False):
+        if to is not None and g is not None:
+            gradients.add(to, g() if callable(g) else g, dy)
+    if observers:
+        _tell(node.name, "backward", start)
+    if not retain_graph:
+        node.vjp, node.inputs = None, ()
