@@ -1,9 +1,10 @@
 /* The C interface, also the text that cffi reads: plain declarations, no preprocessor. Arrays are
-   float32 and contiguous along their last axis; sizes and strides count elements. Nothing is checked
-   here: minillm/kernels/_cffi.py does that. `threads` is the most that may take part; the result
-   does not depend on it. */
+   float32 and contiguous along their last axis; sizes and strides count elements. Nothing is
+   checked here: minillm/kernels/_cffi.py does that. `threads` is the most that may take part; the
+   result does not depend on it. */
 
-const char *ml_target_name(int i); /* the i-th target this CPU can run, widest first; NULL past them */
+const char *
+ml_target_name(int i); /* the i-th target this CPU can run, widest first; NULL past them */
 int ml_set_target(const char *name); /* 1, or 0 where there is no such target or the CPU lacks it */
 const char *ml_get_target(void);
 const char *ml_compiler(void);
@@ -14,8 +15,8 @@ int ml_count_threads(int threads); /* how many threads a parallel region of `thr
 /* c[i] = a[i] b[i] for each i < batch; a[i] starts at a + a_at[i], and so on; NULL means 0.
    rung: 0 naive, 1 reordered, 2 tiled, 3 simd (and parallel, with threads > 1). */
 void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
-               const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b, const int64_t *b_at,
-               int64_t b_row, int64_t b_col, float *c, int threads);
+               const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b,
+               const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, int threads);
 
 /* Over rows of n. rung: 0 naive, 1 simd. With causal > 0 row r sees r % causal + 1 + (n - causal)
    entries: the rows are those of (causal, n) score matrices. */
@@ -32,28 +33,28 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
                        const float *mean, const float *rstd, const float *dy, float *dx,
                        float *dweight, float *dbias, int threads);
 
-void ml_gelu(int64_t n, const float *x, float *y, int tanh_form, int threads);
-void ml_gelu_vjp(int64_t n, const float *x, const float *dy, float *dx, int tanh_form, int threads);
+void ml_gelu(int64_t n, const float *x, float *y, float *slope, int tanh_form, int threads);
+void ml_gelu_vjp(int64_t n, const float *slope, const float *dy, float *dx, int threads);
 
 /* strides: (batch, head, row) of q, k, v, o, in this order; lse: (B, H, T). */
 void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
                   const float *q, const float *k, const float *v, float *o, const int64_t *strides,
                   float *lse, int threads);
 /* strides: of q, k, v, o, do, dq, dk, dv. */
-void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
-                      const float *q, const float *k, const float *v, const float *o,
+void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale,
+                      int causal, const float *q, const float *k, const float *v, const float *o,
                       const float *grad, const float *lse, float *dq, float *dk, float *dv,
                       const int64_t *strides, int threads);
 
 /* A row whose target is `ignored` gets loss 0 and gradient 0. */
-void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets, int64_t ignored,
-                      float smoothing, float *loss, float *lse, int threads);
+void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets,
+                      int64_t ignored, float smoothing, float *loss, float *lse, int threads);
 void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t *targets,
                           int64_t ignored, float smoothing, const float *lse, const float *g,
                           float *dx, int threads);
 
-void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy, float *dweight,
-                      int threads);
+void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy,
+                      float *dweight, int threads);
 void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, float beta1,
               float beta2, float eps, float decay, float c1, float c2, int threads);
 double ml_sum_squares(int64_t n, const float *x, int threads);

@@ -11,10 +11,12 @@ LOCAL float cross_entropy(int64_t n, const float *x, int64_t target, float smoot
     }
     *lse = m + logf(sum_lanes(sum));
     const float at_target = smoothing == 1 ? 0 : (1 - smoothing) * (*lse - x[target]);
-    return smoothing == 0 ? at_target : at_target + smoothing * (*lse - sum_lanes(total) / (float)n);
+    return smoothing == 0 ? at_target
+                          : at_target + smoothing * (*lse - sum_lanes(total) / (float)n);
 }
 
-/* dx_j = g (exp(x_j - lse) - (1 - s) [j = t] - s / n): the softmax and its subtraction in one pass. */
+/* dx_j = g (exp(x_j - lse) - (1 - s) [j = t] - s / n): the softmax and its subtraction in one pass.
+ */
 LOCAL void cross_entropy_vjp(int64_t n, const float *x, int64_t target, float smoothing, float lse,
                              float g, float *dx) {
     const vec even = splat(smoothing / (float)n);

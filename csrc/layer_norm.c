@@ -1,7 +1,7 @@
 /* y = (x - mean) / sqrt(var + eps) * weight + bias over each row of n; var divides by n.
-   About 8 n FLOP a row; x is read once from memory (its later passes hit the cache), y written once.
-   weight and bias may be NULL (1 and 0). Specification: minillm/kernels/layer_norm.py
-   Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3. */
+   About 8 n FLOP a row; x is read once from memory (its later passes hit the cache), y written
+   once. weight and bias may be NULL (1 and 0). Specification: minillm/kernels/layer_norm.py Source:
+   Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3. */
 
 LOCAL void layer_norm(int64_t n, const float *x, const float *weight, const float *bias, float eps,
                       float *y, float *mean, float *rstd) {

@@ -1,9 +1,10 @@
-/* C = A B:  c[i,j] = sum_k a[i,k] b[k,j].   2 M N K FLOP.   Specification: minillm/kernels/matmul.py
+/* C = A B:  c[i,j] = sum_k a[i,k] b[k,j].   2 M N K FLOP.   Specification:
+   minillm/kernels/matmul.py
 
    Five rungs, each with one idea more than the one before. Element (i, k) of A stands at
-   a.data[i * a.row + k * a.col]; a transposed operand is the same memory with the strides exchanged.
-   In every rung one element of C is one chain of additions in the order of k, never split between
-   threads: the bits of C do not depend on the number of threads.
+   a.data[i * a.row + k * a.col]; a transposed operand is the same memory with the strides
+   exchanged. In every rung one element of C is one chain of additions in the order of k, never
+   split between threads: the bits of C do not depend on the number of threads.
 
    Source: Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication". */
 
@@ -75,8 +76,8 @@ LOCAL void matmul_tiled(int64_t M, int64_t N, int64_t K, struct matrix a, struct
 
    B is packed panel by panel (KC x NR, contiguous, padded with zeros) just before use; a panel
    then serves every row tile. A is read in place when its rows are few enough, else packed too.
-   KC = 384: a panel of 384 x 32 floats is 48 KB, near L1; with MC = 384 rows the packed block of A is
-   576 KB, well inside an L2 cache of 1 to 2 MB. */
+   KC = 384: a panel of 384 x 32 floats is 48 KB, near L1; with MC = 384 rows the packed block of A
+   is 576 KB, well inside an L2 cache of 1 to 2 MB. */
 enum { MR = ML_MR, NR = 2 * LANES };
 
 INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
@@ -98,24 +99,29 @@ INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row
         for (int v = 0; v < 2; ++v) {
             const int64_t n = columns - v * LANES;
             if (n <= 0) break;
-            store_upto(c + v * LANES, n, add ? load_upto(c + v * LANES, n, 0) + acc[i][v] : acc[i][v]);
+            store_upto(c + v * LANES, n,
+                       add ? load_upto(c + v * LANES, n, 0) + acc[i][v] : acc[i][v]);
         }
 }
 
 /* One register tile of any number of rows up to MR, compiled for each so that no sum is wasted. */
-#define ROWS(n)                                                                                   \
-    case n:                                                                                       \
-        if (a.row == 1)                                                                           \
+#define ROWS(n)                                                                                    \
+    case n:                                                                                        \
+        if (a.row == 1)                                                                            \
             matmul_tile(n <= MR ? n : MR, K, a.data, 1, a.col, b, b_row, c, c_row, columns, add);  \
-        else                                                                                      \
+        else                                                                                       \
             matmul_tile(n <= MR ? n : MR, K, a.data, a.row, 1, b, b_row, c, c_row, columns, add);  \
         break;
 LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b, int64_t b_row,
                        float *c, int64_t c_row, int64_t columns, bool add) {
     switch (rows) {
-        ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+        ROWS(1)
+        ROWS(2)
+        ROWS(3)
+        ROWS(4)
+        ROWS(5) ROWS(6)
 #if ML_MR > 6
-        ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+            ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
 #endif
     }
 }
@@ -169,7 +175,8 @@ LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct 
         for (int64_t j = 0; j < N; j += NR) {
             const int64_t columns = min(NR, N - j);
             const float *bj = b.data + k0 * b.row + j * b.col;
-            /* Few row tiles do not repay a copy of the panel; its full vectors can be read in place. */
+            /* Few row tiles do not repay a copy of the panel; its full vectors can be read in
+             * place. */
             const bool in_place = b.col == 1 && columns == NR && tiles < PACK_B_FROM;
             if (!in_place) matmul_pack(kc, columns, NR, bj, b.row, b.col, panel);
             for (int64_t t = 0; t < tiles; ++t) {

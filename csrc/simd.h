@@ -4,7 +4,8 @@
    `acc += a * b` is one fused multiply-add where the target has it. A target (targets/avx2.c, ...)
    defines LANES before it includes this file, so each kernel is compiled once per target.
 
-   Comparisons give an `ivec` of all ones (true) or zeros (false) in each lane; `pick` selects by it. */
+   Comparisons give an `ivec` of all ones (true) or zeros (false) in each lane; `pick` selects by
+   it. */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
@@ -71,22 +72,42 @@ INLINE void store_upto(float *p, int64_t n, vec v) {
         store_first(p, n, v);
 }
 
-/* As fmaxf, but a NaN in either argument comes out. */
-INLINE vec vmax(vec a, vec b) { return pick((a > b) | (a != a), a, b); }
+/* a > b ? a : b and a < b ? a : b in each lane; where one is NaN, b. */
+INLINE vec vmax(vec a, vec b) {
+#if LANES == 16
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return pick(a > b, a, b);
+#endif
+}
 
-/* Pairwise folds over the lanes, always in the same order. */
+INLINE vec vmin(vec a, vec b) { return -vmax(-a, -b); }
+
+/* v with its lanes moved down by `by`, round the end: lane i holds what lane i + by held. */
+INLINE vec rotate(vec v, int by) {
+    const ivec from = (lane_numbers() + by) & (LANES - 1);
+#if defined(__clang__)
+    vec r;
+    for (int i = 0; i < LANES; ++i) r[i] = v[from[i]];
+    return r;
+#else
+    return __builtin_shuffle(v, from);
+#endif
+}
+
+/* Folds over the lanes: halves onto each other, always in the same order. */
 INLINE float sum_lanes(vec v) {
-    float s[LANES];
-    memcpy(s, &v, sizeof v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; ++i) s[i] += s[i + half];
-    return s[0];
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) v += rotate(v, half);
+    return v[0];
 }
 
 INLINE float max_lanes(vec v) {
-    float m = v[0];
-    for (int i = 1; i < LANES; ++i) m = v[i] > m || v[i] != v[i] ? v[i] : m;
-    return m;
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2) v = vmax(v, rotate(v, half));
+    return v[0];
 }
 
 /* p(x) = c[0] x^(n-1) + ... + c[n-1], by Horner's rule. */
@@ -97,30 +118,40 @@ INLINE vec polynomial(vec x, const float *c, int n) {
     return p;
 }
 
+#define ROUND 12582912.0f /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+
+/* p 2^n for an integer n in -150 ... 128, rounded once where the result is subnormal. */
+INLINE vec times_power_of_two(vec p, vec n) {
+#if LANES == 16
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n); /* a quarter of exp's time otherwise */
+#else
+    const ivec k = (ivec)(n + splat(ROUND)) - (ivec)splat(ROUND), half = k >> 1;
+    return p * (vec)((half + 127) << 23) * (vec)((k - half + 127) << 23);
+#endif
+}
+
 /* e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2. Within 2 ULP over every float,
-   results below FLT_MIN included, which is why 2^n is applied as two factors. NaN gives NaN.
-   Source: Cody and Waite 1980, chapter 6; the polynomial is a minimax fit of (e^r - 1 - r) / r^2. */
+   results below FLT_MIN included. NaN gives NaN. Below -104, where e^x rounds to 0, lanes compute
+   e^0 and are cleared: a subnormal product there would cost 150 cycles, and tails are full of them.
+   Source: Cody and Waite 1980, chapter 6; the polynomial is a minimax fit of (e^r - 1 - r) / r^2.
+ */
 INLINE vec vexp(vec x) {
-    const vec round = splat(12582912.0f); /* 1.5 * 2^23: adding it leaves an integer in the low bits */
-    x = pick(x < splat(-104.0f), splat(-104.0f), x); /* e^-104 rounds to 0, e^89 to +inf; a NaN */
-    x = pick(x > splat(89.0f), splat(89.0f), x);     /* fails both comparisons and passes through */
-    vec shifted = x * splat(1.44269504f) + round;
-    vec n = shifted - round;
+    const ivec alive = ~(x < splat(-104.0f));       /* a NaN is alive */
+    x = vmin(splat(89.0f), (vec)((ivec)x & alive)); /* e^89 overflows; a NaN passes */
+    const vec n = (x * splat(1.44269504f) + splat(ROUND)) - splat(ROUND);
     vec r = x - n * splat(0.693145752f); /* ln 2 in two parts: n times the first is exact */
     r -= n * splat(1.42860677e-6f);
     const float c[] = {0x1.6db426p-10f, 0x1.123b56p-7f, 0x1.55545ep-5f, 0x1.55548ep-3f, 0x1.0p-1f};
-    vec p = polynomial(r, c, 5) * r * r + r + splat(1.0f);
-    ivec k = (ivec)shifted - (ivec)round;
-    ivec half = k >> 1;
-    vec two_half = (vec)((half + 127) << 23), two_rest = (vec)((k - half + 127) << 23);
-    return p * two_half * two_rest;
+    const vec e = times_power_of_two(polynomial(r, c, 5) * r * r + r + splat(1.0f), n);
+    return (vec)((ivec)e & alive);
 }
 
 /* tanh x = x + x^3 p(x^2) for |x| < 0.625, else sign(x) (1 - 2 / (e^2|x| + 1)). Within 2 ULP. */
 INLINE vec vtanh(vec x) {
     const ivec sign = isplat(INT32_MIN);
     vec a = (vec)((ivec)x & ~sign), s = x * x;
-    const float c[] = {-0x1.76abf6p-8f, 0x1.5256cep-6f, -0x1.b84448p-5f, 0x1.110768p-3f, -0x1.555534p-2f};
+    const float c[] = {-0x1.76abf6p-8f, 0x1.5256cep-6f, -0x1.b84448p-5f, 0x1.110768p-3f,
+                       -0x1.555534p-2f};
     vec small = x + x * s * polynomial(s, c, 5);
     vec large = splat(1.0f) - splat(2.0f) / (vexp(a + a) + splat(1.0f));
     large = (vec)((ivec)large | ((ivec)x & sign));

@@ -17,33 +17,34 @@ enum { MC = 384, KC = 384, MR_MAX = 14, NR_MAX = 32 };
 enum { MATMUL_SCRATCH = KC * NR_MAX + (MC + MR_MAX) * KC + 16 }; /* B panel, A block: 752 KB */
 enum { PACK_A_FROM = 8, PACK_B_FROM = 3 };
 
-typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
-                         int64_t c_row);
+typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                         float *c, int64_t c_row);
 
 struct table {
     const char *name;
     matmul_rung *matmul[3]; /* naive, reordered, tiled */
     void (*matmul_simd)(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
                         int64_t c_row, bool add, float *scratch);
-    int64_t matmul_columns; /* NR */
+    int64_t matmul_columns;                                                  /* NR */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
     void (*softmax_vjp[2])(int64_t n, const float *y, const float *dy, float *dx);
     void (*layer_norm)(int64_t n, const float *x, const float *weight, const float *bias, float eps,
                        float *y, float *mean, float *rstd);
     void (*layer_norm_vjp)(int64_t n, const float *x, const float *weight, float mean, float rstd,
                            const float *dy, float *dx, float *dweight, float *dbias);
-    void (*gelu)(int64_t n, const float *x, float *y, bool tanh_form);
-    void (*gelu_vjp)(int64_t n, const float *x, const float *dy, float *dx, bool tanh_form);
+    void (*gelu[2])(int64_t n, const float *x, float *y, float *slope); /* exact, tanh */
+    void (*gelu_vjp)(int64_t n, const float *slope, const float *dy, float *dx);
     float (*cross_entropy)(int64_t n, const float *x, int64_t target, float smoothing, float *lse);
     void (*cross_entropy_vjp)(int64_t n, const float *x, int64_t target, float smoothing, float lse,
                               float g, float *dx);
     void (*attention)(int64_t T, int64_t S, int64_t D, float scale, bool causal, struct matrix q,
-                      struct matrix k, struct matrix v, float *o, int64_t o_row, float *lse, float *p,
-                      float *scratch);
-    void (*attention_vjp)(int64_t T, int64_t S, int64_t D, float scale, bool causal, struct matrix q,
-                          struct matrix k, struct matrix v, struct matrix o, struct matrix grad,
-                          const float *lse, float *dq, int64_t dq_row, float *dk, int64_t dk_row,
-                          float *dv, int64_t dv_row, float *p, float *dp, float *scratch);
+                      struct matrix k, struct matrix v, float *o, int64_t o_row, float *lse,
+                      float *p, float *scratch);
+    void (*attention_vjp)(int64_t T, int64_t S, int64_t D, float scale, bool causal,
+                          struct matrix q, struct matrix k, struct matrix v, struct matrix o,
+                          struct matrix grad, const float *lse, float *dq, int64_t dq_row,
+                          float *dk, int64_t dk_row, float *dv, int64_t dv_row, float *p, float *dp,
+                          float *scratch);
     void (*embedding_vjp)(int64_t tokens, int64_t columns, const int64_t *ids, const float *dy,
                           int64_t row, float *dweight);
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, float lr, float beta1,

@@ -2,9 +2,9 @@
    target's serial kernel. Built once, for the baseline; without OpenMP the pragmas do nothing.
 
    The same bits at any number of threads: a task computes its own part of the result in a fixed
-   order, tasks are cut by the sizes alone, and where parts are summed (layer_norm_vjp, sum_squares) they are
-   folded in the order of their index. Tasks are handed out as threads come free, so that a core which
-   another process keeps busy takes fewer of them. */
+   order, tasks are cut by the sizes alone, and where parts are summed (layer_norm_vjp, sum_squares)
+   they are folded in the order of their index. Tasks are handed out as threads come free, so that a
+   core which another process keeps busy takes fewer of them. */
 #include <stdlib.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -22,8 +22,8 @@ static int64_t rows_per_task(int64_t n) { return n < CHUNK ? ceil_div(CHUNK, n >
 
 static _Alignas(64) _Thread_local float matmul_scratch[MATMUL_SCRATCH];
 
-/* A training step frees what it allocated, some 40 MB at char-small. glibc then gives the pages back to
-   the system, and the next step takes 11,000 page faults to get them again: 35 of 60 ms. */
+/* A training step frees what it allocated, some 40 MB at char-small. glibc then gives the pages
+   back to the system, and the next step takes 11,000 page faults to get them again: 35 of 60 ms. */
 void ml_keep_memory(void) {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 1 << 30);
@@ -42,13 +42,14 @@ int ml_count_threads(int threads) {
 }
 
 void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
-               const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b, const int64_t *b_at,
-               int64_t b_row, int64_t b_col, float *c, int threads) {
+               const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b,
+               const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, int threads) {
     const struct table *t = ml_active();
     if (rung < 3) {
         for (int64_t i = 0; i < batch; ++i)
             t->matmul[rung](M, N, K, (struct matrix){a + (a_at ? a_at[i] : 0), a_row, a_col},
-                            (struct matrix){b + (b_at ? b_at[i] : 0), b_row, b_col}, c + i * M * N, N);
+                            (struct matrix){b + (b_at ? b_at[i] : 0), b_row, b_col}, c + i * M * N,
+                            N);
         return;
     }
     /* Each task packs its panels of B anew, so tasks have many rows; they have few columns, enough
@@ -59,7 +60,8 @@ void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const f
     if (2.0 * (double)M * (double)N * (double)K * (double)batch < SMALL_PRODUCT) threads = 1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t i = task / (row_tasks * column_tasks), rest = task % (row_tasks * column_tasks);
+        const int64_t i = task / (row_tasks * column_tasks),
+                      rest = task % (row_tasks * column_tasks);
         const int64_t r = rest / column_tasks, j = rest % column_tasks * width;
         const int64_t m0 = M * r / row_tasks, m1 = M * (r + 1) / row_tasks;
         const struct matrix at = {a + (a_at ? a_at[i] : 0) + m0 * a_row, a_row, a_col};
@@ -73,7 +75,8 @@ void ml_softmax(int rung, int64_t rows, int64_t n, int64_t causal, const float *
                 int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r) {
             const int64_t seen = causal ? r % causal + 1 + n - causal : n;
@@ -85,7 +88,8 @@ void ml_softmax_vjp(int rung, int64_t rows, int64_t n, const float *y, const flo
                     int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
             t->softmax_vjp[rung](n, y + r * n, dy + r * n, dx + r * n);
@@ -95,7 +99,8 @@ void ml_layer_norm(int64_t rows, int64_t n, const float *x, const float *weight,
                    float eps, float *y, float *mean, float *rstd, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
             t->layer_norm(n, x + r * n, weight, bias, eps, y + r * n, mean + r, rstd + r);
@@ -109,7 +114,8 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
                        float *dweight, float *dbias, int threads) {
     const struct table *t = ml_active();
     const int64_t chunks = ml_layer_norm_chunks(rows);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t chunk = 0; chunk < chunks; ++chunk)
         for (int64_t r = chunk * LAYER_NORM_ROWS; r < min((chunk + 1) * LAYER_NORM_ROWS, rows); ++r)
             t->layer_norm_vjp(n, x + r * n, weight, mean[r], rstd[r], dy + r * n, dx + r * n,
@@ -121,17 +127,18 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
         }
 }
 
-void ml_gelu(int64_t n, const float *x, float *y, int tanh_form, int threads) {
-    const struct table *t = ml_active();
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
-    for (int64_t i = 0; i < n; i += CHUNK) t->gelu(min(CHUNK, n - i), x + i, y + i, tanh_form);
-}
-
-void ml_gelu_vjp(int64_t n, const float *x, const float *dy, float *dx, int tanh_form, int threads) {
+void ml_gelu(int64_t n, const float *x, float *y, float *slope, int tanh_form, int threads) {
     const struct table *t = ml_active();
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK)
-        t->gelu_vjp(min(CHUNK, n - i), x + i, dy + i, dx + i, tanh_form);
+        t->gelu[tanh_form](min(CHUNK, n - i), x + i, y + i, slope + i);
+}
+
+void ml_gelu_vjp(int64_t n, const float *slope, const float *dy, float *dx, int threads) {
+    const struct table *t = ml_active();
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+    for (int64_t i = 0; i < n; i += CHUNK)
+        t->gelu_vjp(min(CHUNK, n - i), slope + i, dy + i, dx + i);
 }
 
 /* Where head h of batch b starts in the tensor whose (batch, head, row) strides are s. */
@@ -161,8 +168,8 @@ void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float s
     }
 }
 
-void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
-                      const float *q, const float *k, const float *v, const float *o,
+void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale,
+                      int causal, const float *q, const float *k, const float *v, const float *o,
                       const float *grad, const float *lse, float *dq, float *dk, float *dv,
                       const int64_t *strides, int threads) {
     const struct table *t = ml_active();
@@ -176,19 +183,20 @@ void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, flo
         for (int64_t i = 0; i < B * H; ++i) {
             const int64_t b = i / H, h = i % H;
             t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
-                             head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h), lse + i * T,
-                             dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h), dks[2],
-                             dv + head_at(dvs, b, h), dvs[2], p, dp, matmul_scratch);
+                             head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h),
+                             lse + i * T, dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h),
+                             dks[2], dv + head_at(dvs, b, h), dvs[2], p, dp, matmul_scratch);
         }
         free(p);
     }
 }
 
-void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets, int64_t ignored,
-                      float smoothing, float *loss, float *lse, int threads) {
+void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets,
+                      int64_t ignored, float smoothing, float *loss, float *lse, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
             if (targets[r] == ignored)
@@ -202,7 +210,8 @@ void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t
                           float *dx, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
             if (targets[r] == ignored)
@@ -211,11 +220,12 @@ void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t
                 t->cross_entropy_vjp(n, x + r * n, targets[r], smoothing, lse[r], g[r], dx + r * n);
 }
 
-void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy, float *dweight,
-                      int threads) {
+void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy,
+                      float *dweight, int threads) {
     const struct table *t = ml_active();
     enum { COLUMNS = 64 };
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && tokens * n > SMALL_MAP)
+#pragma omp parallel for schedule(dynamic)                                                         \
+    num_threads(threads) if (threads > 1 && tokens * n > SMALL_MAP)
     for (int64_t j = 0; j < n; j += COLUMNS)
         t->embedding_vjp(tokens, min(COLUMNS, n - j), ids, dy + j, n, dweight + j);
 }
@@ -225,13 +235,15 @@ void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr,
     const struct table *t = ml_active();
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK)
-        t->adamw(min(CHUNK, n - i), p + i, g + i, m + i, v + i, lr, beta1, beta2, eps, decay, c1, c2);
+        t->adamw(min(CHUNK, n - i), p + i, g + i, m + i, v + i, lr, beta1, beta2, eps, decay, c1,
+                 c2);
 }
 
 double ml_sum_squares(int64_t n, const float *x, int threads) {
     const struct table *t = ml_active();
     double total = 0;
-#pragma omp parallel for ordered schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+#pragma omp parallel for ordered schedule(dynamic)                                                 \
+    num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK) {
         const double part = t->sum_squares(min(CHUNK, n - i), x + i);
 #pragma omp ordered
@@ -240,4 +252,6 @@ double ml_sum_squares(int64_t n, const float *x, int threads) {
     return total;
 }
 
-void ml_map(int64_t n, int function, const float *x, float *y) { ml_active()->map(n, function, x, y); }
+void ml_map(int64_t n, int function, const float *x, float *y) {
+    ml_active()->map(n, function, x, y);
+}

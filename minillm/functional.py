@@ -145,7 +145,8 @@ def gelu(x, approximate: str = "none"):
     """x Φ(x); approximate: "none" (exact) or "tanh".   Source: arXiv:1606.08415."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f'gelu: approximate must be "none" or "tanh", got {approximate!r}')
-    return kernels.gelu(x, approximate), lambda dy: (kernels.gelu_vjp(x, dy, approximate),)
+    y, slope = kernels.gelu(x, approximate)
+    return y, lambda dy: (kernels.gelu_vjp(slope, dy),)
 
 
 @op
@@ -487,6 +488,8 @@ def scaled_dot_product_attention(q, k, v, attn_mask=None, is_causal: bool = Fals
     if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or k.shape[:-2] != q.shape[:-2]:
         raise ValueError(f"attention: shapes {q.shape}, {k.shape}, {v.shape} do not fit")
     scale = 1 / scalar_sqrt(q.shape[-1]) if scale is None else scale
+    if scale <= 0:  # the kernel takes the largest score before it scales
+        q, scale = mul(q, float(scale)), 1.0
     if attn_mask is not None or v.shape != k.shape:
         if is_causal:
             attn_mask = np.tri(q.shape[-2], k.shape[-2], dtype=bool)

@@ -8,7 +8,8 @@
 #define LANES 16
 #define ML_MR 14
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq"))), apply_to = function)
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq"))), apply_to = function)
 #include "operations.h"
 #pragma clang attribute pop
 #else

@@ -1,4 +1,5 @@
-/* 64-bit ARM: 32 registers of 4 floats, multiply-add always there (Apple M1, Graviton, Raspberry Pi). */
+/* 64-bit ARM: 32 registers of 4 floats, multiply-add always there (Apple M1, Graviton, Raspberry
+ * Pi). */
 #include "../table.h"
 #if defined(__aarch64__)
 

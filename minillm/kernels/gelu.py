@@ -41,43 +41,41 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.copysign(result, x).astype(x.dtype.newbyteorder("="), copy=False)
 
 
-def _cdf_and_slope(x: np.ndarray, approximate: str) -> tuple[np.ndarray, np.ndarray]:
-    """(Φ(x), x Φ'(x)) of the form named."""
-    one = x.dtype.type(1)
+def specification(x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray, np.ndarray]:
+    """y = x Φ(x) and its slope dy/dx = Φ(x) + x Φ'(x), which is all that backward needs.
+
+    Φ(x) = (1 + erf(x/√2)) / 2, Φ'(x) = exp(-x²/2) / √(2π); approximate="tanh":
+    Φ(x) ≈ 1 / (1 + e⁻²ᵘ), u = √(2/π) (x + 0.044715 x³).   x: any shape → y, slope.
+    """
+    number = x.dtype.type
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if approximate == "none":
-            cdf = (one + erf(x / x.dtype.type(sqrt(2)))) / 2
-            slope = x * np.exp(-x * x / 2) * x.dtype.type(1 / sqrt(2 * pi))
+            cdf = (1 + erf(x / number(sqrt(2)))) / 2
+            density = np.exp(-x * x / 2) * number(1 / sqrt(2 * pi))
         else:
-            c = x.dtype.type(2 * sqrt(2 / pi))
-            cdf = one / (one + np.exp(-c * (x + x.dtype.type(0.044715) * x * x * x)))
-            slope = x * cdf * (one - cdf) * c * (one + x.dtype.type(3 * 0.044715) * x * x)
-    return cdf, np.where(np.isinf(x), 0, slope)
+            cubic = number(0.044715) * x * x
+            c = number(2 * sqrt(2 / pi))
+            cdf = 1 / (1 + np.exp(-c * x * (1 + cubic)))
+            density = cdf * (1 - cdf) * c * (1 + 3 * cubic)
+        return x * cdf, cdf + x * density
 
 
-def specification(x: np.ndarray, approximate: str = "none") -> np.ndarray:
-    """y = x Φ(x), Φ(x) = (1 + erf(x/√2)) / 2; "tanh": Φ(x) ≈ (1 + tanh(√(2/π)(x + 0.044715 x³))) / 2."""
-    cdf, _ = _cdf_and_slope(x, approximate)
-    return np.where(np.isneginf(x), x.dtype.type(-0.0), np.where(np.isneginf(x), 0, x) * cdf)
-
-
-def vjp_specification(x: np.ndarray, dy: np.ndarray, approximate: str = "none") -> np.ndarray:
-    """dx = dy (Φ(x) + x Φ'(x)).   x, dy: any one shape."""
-    cdf, slope = _cdf_and_slope(x, approximate)
-    return dy * (cdf + slope)
+def vjp_specification(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """dx = dy ⊙ slope, the slope from forward.   slope, dy: one shape."""
+    return dy * slope
 
 
 def _compiled(threads, x, approximate="none"):
-    y = np.empty(x.shape, np.float32)
-    _cffi.lib.ml_gelu(x.size, _cffi.source(x), _cffi.target(y), approximate == "tanh", threads())
-    return y
-
-
-def _compiled_vjp(threads, x, dy, approximate="none"):
-    dx = np.empty(x.shape, np.float32)
-    _cffi.lib.ml_gelu_vjp(
-        x.size, _cffi.source(x), _cffi.source(dy), _cffi.target(dx), approximate == "tanh", threads()
+    y, slope = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
+    _cffi.lib.ml_gelu(
+        x.size, _cffi.source(x), _cffi.target(y), _cffi.target(slope), approximate == "tanh", threads()
     )
+    return y, slope
+
+
+def _compiled_vjp(threads, slope, dy):
+    dx = np.empty(slope.shape, np.float32)
+    _cffi.lib.ml_gelu_vjp(dx.size, _cffi.source(slope), _cffi.source(dy), _cffi.target(dx), threads())
     return dx
 
 
@@ -86,13 +84,13 @@ gelu = Kernel(
     specification,
     rungs(_compiled),
     flops=lambda x, *rest: 45 * x.size,
-    bytes=lambda x, *rest: 2 * x.nbytes,
+    bytes=lambda x, *rest: 3 * x.nbytes,
 )
 gelu_vjp = Kernel(
     "gelu_vjp",
     vjp_specification,
     rungs(_compiled_vjp),
-    flops=lambda x, *rest: 50 * x.size,
-    bytes=lambda x, *rest: 3 * x.nbytes,
+    flops=lambda slope, dy: slope.size,
+    bytes=lambda slope, dy: 3 * slope.nbytes,
     floats=2,
 )
