@@ -253,9 +253,9 @@ class Gradients:
         for key, leaf in self.leaves.items():
             g = self.arrived[key]
             if leaf.grad is not None:
-                leaf.grad = leaf.grad + g
-            else:
-                leaf.grad = g.astype(leaf.dtype, copy=key not in self.ours)
+                leaf.grad = np.asarray(leaf.grad + g, leaf.dtype)
+            else:  # np.asarray: arithmetic on 0-d arrays gives scalars
+                leaf.grad = np.asarray(g).astype(leaf.dtype, copy=key not in self.ours)
 
 
 def _reachable(root: Node | None) -> list[Node]:

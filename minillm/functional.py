@@ -29,7 +29,11 @@ def _unbroadcast(g: np.ndarray, like: object) -> np.ndarray | None:
 def _axes(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     if dim is None:
         return tuple(range(ndim))
-    return tuple(d % ndim for d in ((dim,) if isinstance(dim, int) else dim)) if ndim else ()
+    dims = (dim,) if isinstance(dim, int | np.integer) else tuple(dim)
+    for d in dims:
+        if not -ndim <= d < ndim:
+            raise ValueError(f"axis {d} does not exist in an array of {ndim} axes")
+    return tuple(d % ndim for d in dims)
 
 
 # Arithmetic, element by element, with broadcasting.
@@ -74,7 +78,7 @@ def pow(x, y):
             log = np.log(base, where=base > 0, out=np.zeros_like(base))
             return _unbroadcast(dy * z * log, y)
 
-        return lambda: _unbroadcast(dy * y * x ** (y - 1), x), for_exponent
+        return lambda: _unbroadcast(dy * y * x ** (y - (y != 0)), x), for_exponent  # d x⁰ = 0
 
     return z, vjp
 
@@ -201,6 +205,8 @@ def linear(x, weight, bias=None):
     """x Wᵀ + b.   x: (…, in), weight: (out, in), bias: (out,) → (…, out)."""
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
         raise ValueError(f"linear: input {x.shape} and weight {weight.shape} do not fit")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias must have shape {weight.shape[:1]}, got {bias.shape}")
     rows = x.reshape(-1, x.shape[-1])
     y = kernels.matmul(rows, weight, trans_b=True)
     if bias is not None:
@@ -330,6 +336,8 @@ def _stack(dim, *arrays):
 def split(x, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Cut along an axis into pieces of one size (the last may be smaller) or of the given sizes."""
     n, size = x.shape[dim], split_size_or_sections
+    if isinstance(size, int) and size < 1:
+        raise ValueError(f"split: the size must be at least 1, got {size}")
     sizes = [size] * (n // size) + ([n % size] if n % size else []) if isinstance(size, int) else size
     if builtins.sum(sizes) != n:
         raise ValueError(f"split: sizes {list(sizes)} do not add up to {n}")
@@ -413,7 +421,7 @@ def gather(x, dim: int, index):
 @op
 def embedding(ids, weight):
     """Row ids[i] of weight for each i.   ids: (…) integers, weight: (V, C) → (…, C)."""
-    ids = np.asarray(ids)
+    ids = _integers("embedding: ids", ids)
     V = weight.shape[0]
     if ids.size and (ids.min() < 0 or ids.max() >= V):
         raise ValueError(f"embedding: ids must be in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
@@ -447,9 +455,9 @@ def _softmax(x):
 
 @op
 def _log_softmax(x):
-    top = x.max(-1, keepdims=True)
-    y = x - top
-    y = y - np.log(np.exp(y).sum(-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # a row of -inf, or with +inf, is NaN
+        y = x - x.max(-1, keepdims=True)
+        y = y - np.log(np.exp(y).sum(-1, keepdims=True))
     return y, lambda dy: (dy - np.exp(y) * dy.sum(-1, keepdims=True),)
 
 
@@ -525,11 +533,13 @@ def _masked_attention(q, k, v, mask, scale):
     p = kernels.softmax(np.where(blind, 0, scores).astype(q.dtype)) * ~blind
 
     def vjp(dy):
-        ds = kernels.softmax_vjp(p, kernels.matmul(dy, v, trans_b=True)) * q.dtype.type(scale)
+        dmask = kernels.softmax_vjp(p, kernels.matmul(dy, v, trans_b=True))
+        ds = dmask * q.dtype.type(scale)
         return (
             kernels.matmul(ds, k),
             kernels.matmul(ds, q, trans_a=True),
             kernels.matmul(p, dy, trans_a=True),
+            lambda: _unbroadcast(dmask, mask),
         )
 
     return kernels.matmul(p, v), vjp
@@ -542,6 +552,8 @@ def self_attention(qkv, n_head: int, is_causal: bool = False):
     qkv: (B, T, 3 C) → (B, T, C), C = n_head · D. As scaled_dot_product_attention on the split
     heads, but they are views, and backward writes their gradients into one array.
     """
+    if qkv.ndim != 3 or qkv.shape[-1] % (3 * n_head):
+        raise ValueError(f"self_attention: {qkv.shape} is not (B, T, 3 · {n_head} · D)")
     B, T, C3 = qkv.shape
     D = C3 // 3 // n_head
 
@@ -572,7 +584,29 @@ def _reduce(loss, reduction: str, count=None):
         return sum(loss)
     if reduction != "mean":
         raise ValueError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
-    return mean(loss) if count is None else sum(loss) / count
+    if count is None:
+        return mean(loss)
+    return sum(loss) / int(count) if count else sum(loss) + float("nan")
+
+
+def _integers(what: str, a: object) -> np.ndarray:
+    a = np.asarray(a.data if isinstance(a, Tensor) else a)
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"{what} must be integers, got {a.dtype}")
+    return a
+
+
+def _targets(name: str, targets: object, scores, ignore_index: int) -> np.ndarray:
+    """The class indices as an array, checked against scores: (…, V)."""
+    targets, V = _integers(f"{name}: targets", targets), scores.shape[-1]
+    if targets.shape != scores.shape[:-1]:
+        raise ValueError(
+            f"{name}: scores {scores.shape} need targets of shape {scores.shape[:-1]}, "
+            f"got {targets.shape}"
+        )
+    if not np.all((0 <= targets) & (targets < V) | (targets == ignore_index)):
+        raise ValueError(f"{name}: targets must be in 0 … {V - 1} or {ignore_index}")
+    return targets
 
 
 def cross_entropy(
@@ -584,16 +618,7 @@ def cross_entropy(
     ignore_index (NaN if all are), "sum", or "none": (N,).
     Raises: ValueError for a target outside 0 … V - 1.
     """
-    targets = np.asarray(targets.data if isinstance(targets, Tensor) else targets)
-    V = logits.shape[-1]
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"cross_entropy: logits {logits.shape} need targets of shape {logits.shape[:-1]}, "
-            f"got {targets.shape}"
-        )
-    keep = targets != ignore_index
-    if not np.all((0 <= targets) & (targets < V) | ~keep):
-        raise ValueError(f"cross_entropy: targets must be in 0 … {V - 1} or {ignore_index}")
+    targets = _targets("cross_entropy", targets, logits, ignore_index)
     return _cross_entropy(logits, targets, ignore_index, reduction, label_smoothing)
 
 
@@ -622,7 +647,7 @@ def _cross_entropy(logits, targets, ignore_index, reduction, label_smoothing):
 
 def nll_loss(log_probs, targets, ignore_index: int = -100, reduction: str = "mean"):
     """-log_probs[i, targets[i]].   log_probs: (N, V), targets: (N,)."""
-    targets = np.asarray(targets)
+    targets = _targets("nll_loss", targets, log_probs, ignore_index)
     keep = targets != ignore_index
     picked = gather(log_probs, 1, np.where(keep, targets, 0)[:, None])
     loss = where(keep, -reshape(picked, targets.shape), np.zeros((), picked.dtype))

@@ -20,12 +20,11 @@ from minillm.kernels.cross_entropy import cross_entropy, cross_entropy_vjp
 from minillm.kernels.embedding import embedding_vjp
 from minillm.kernels.gelu import erf, gelu, gelu_vjp
 from minillm.kernels.kernel import Kernel, observers
-from minillm.kernels.kernel import set_threads as set_num_threads
-from minillm.kernels.kernel import threads as get_num_threads
 from minillm.kernels.layer_norm import layer_norm, layer_norm_vjp
 from minillm.kernels.matmul import matmul
 from minillm.kernels.optimizer import adamw, sum_squares
 from minillm.kernels.softmax import softmax, softmax_vjp
+from minillm.kernels.threads import get_num_threads, set_num_threads
 
 ALL: dict[str, Kernel] = {
     kernel.name: kernel

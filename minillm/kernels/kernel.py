@@ -4,7 +4,6 @@ Its NumPy specification, its C implementations by name (the rungs of a ladder, s
 cost in FLOP and bytes, and which implementation runs now.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from functools import partial
 import numpy as np
 
 from minillm.kernels import _cffi
+from minillm.kernels.threads import threads
 
 observers: list[Callable] = []  # each is called with (kernel, args, kwargs, seconds) after a call
-_threads = _cffi.default_threads()
 
 
 @dataclass(eq=False)
@@ -79,24 +78,7 @@ def _as_float_array(a: object) -> np.ndarray | None:
     return a if a.dtype.kind == "f" else a.astype(np.float64)
 
 
-def threads() -> int:
-    """How many threads a parallel kernel may use."""
-    return _threads
-
-
-def set_threads(n: int) -> None:
-    """Let the kernels use n threads from now on; the results do not depend on n."""
-    global _threads
-    if n < 1:
-        raise ValueError(f"set_num_threads: expected 1 or more, got {n}")
-    _threads = n
-
-
 def rungs(function: Callable) -> dict[str, Callable]:
     """The two rungs of a kernel whose C side has one form: on one thread, and on all of them."""
     return {"simd": partial(function, lambda: 1), "parallel": partial(function, threads)}
 
-
-# A forked child has none of its parent's OpenMP threads, and libgomp waits for them for ever.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: set_threads(1))

@@ -6,7 +6,8 @@ from math import prod
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, threads
+from minillm.kernels.kernel import Kernel
+from minillm.kernels.threads import threads
 
 
 def specification(

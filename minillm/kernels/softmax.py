@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, threads
+from minillm.kernels.kernel import Kernel
+from minillm.kernels.threads import threads
 
 
 def specification(

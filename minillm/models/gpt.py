@@ -129,6 +129,7 @@ class GPT(nn.Module):
         rng: np.random.Generator | None = None,
     ) -> np.ndarray:
         """The prompt and n_tokens more, (T + n_tokens,) int64; with a (1, T) prompt, (1, …)."""
-        new = list(self.stream(prompt_ids, n_tokens, temperature, top_k, top_p, rng))
+        stream = self.stream(prompt_ids, n_tokens, temperature, top_k, top_p, rng)
+        new = np.fromiter(stream, np.int64)
         prompt = np.asarray(prompt_ids, np.int64)
-        return np.concatenate([prompt, np.reshape(new, (1,) * (prompt.ndim - 1) + (-1,))], axis=-1, dtype=np.int64)
+        return np.concatenate([prompt, new.reshape((1,) * (prompt.ndim - 1) + (-1,))], axis=-1)

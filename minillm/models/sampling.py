@@ -18,13 +18,16 @@ def choose(
     logits: (V,). temperature 0 takes the likeliest. top_p keeps the fewest likeliest tokens whose
     probabilities reach it. Raises: ValueError for parameters out of range, TypeError without rng.
     """
-    if temperature < 0 or (top_k is not None and top_k < 1):
+    if not temperature >= 0 or (top_k is not None and top_k < 1):
         raise ValueError(f"sample: temperature {temperature} or top_k {top_k} is out of range")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"sample: top_p must be in (0, 1], got {top_p}")
     if temperature == 0:
         return int(logits.argmax())
-    scaled = logits.astype(np.float64) / temperature
+    if rng is None:
+        raise TypeError("sample: temperature > 0 needs rng=numpy.random.default_rng(seed)")
+    with np.errstate(over="ignore"):  # a tiny temperature: -inf for all but the likeliest
+        scaled = (logits.astype(np.float64) - logits.max()) / temperature
     if top_k is not None and top_k < scaled.size:
         scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
     p = np.exp(scaled - scaled.max())

@@ -1,0 +1,238 @@
+"""The command line.  Exit codes: 0 done, 1 unhealthy or diverged, 2 a user's mistake, 130 Ctrl-C.
+
+A mistake is one line on stderr. A command imports what it needs when it runs: help stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import os
+import sys
+from typing import Any, NoReturn
+
+from minillm import __version__
+from minillm import config as settings
+from minillm.errors import KernelError, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.  argv: None: that of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character
+    try:
+        args = _parser().parse_args(argv)
+        code = args.command(args)
+        sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter ends
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a program ends that SIGPIPE kills
+    except (UserError, KernelError, OSError) as error:
+        return _fail(error, 2)
+    except MemoryError as error:
+        return _fail(f"out of memory, try a smaller --batch-size: {error}", 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its errors on one line like all the others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_fail(f"{message} (see {self.prog} --help)", 2))
+
+
+def _fail(error: object, code: int) -> int:
+    print("minillm: error:", " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="minillm", description="A small language-model framework to learn from.")
+    parser.add_argument("--version", action="version", version=f"minillm {__version__}")
+    parser.set_defaults(command=lambda args: parser.print_help() or 0)
+    commands = parser.add_subparsers(title="commands", metavar="")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_eval(commands)
+    doctor = commands.add_parser("doctor", help="what runs here and why, what is amiss, the remedy")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(command=_doctor)
+    corpora = commands.add_parser("corpora", help="the texts that can be trained on by name")
+    corpora.set_defaults(command=_corpora)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train a GPT on a text", allow_abbrev=False)
+    train.set_defaults(command=_train)
+    train.add_argument("--preset", help=", ".join(settings.PRESETS) + " (default: char-small)")
+    train.add_argument("--config", metavar="FILE.toml", help="settings, over those of the preset")
+    train.add_argument("--out", metavar="DIR", help="run directory (default: a new one in runs/)")
+    train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory")
+    _add_kernel_flags(train)
+    group = train.add_argument_group("settings", "over those of the preset and the file")
+    for field in dataclasses.fields(settings.TrainConfig):
+        kind, name = settings.TYPES[field.name], settings.flag(field.name)
+        help, absent = field.metadata["help"], argparse.SUPPRESS
+        if field.name == "corpus":
+            train.add_argument("corpus", nargs="?", metavar=name, default=absent, help=help)
+        elif kind is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(name, action=action, default=absent, help=help)
+        elif field.name != "preset":
+            help, metavar = f"{help} ({field.default})", "N" if kind is int else "X"
+            group.add_argument(name, type=kind, metavar=metavar, default=absent, help=help)
+
+
+def _add_sample(commands: Any) -> None:
+    sample = commands.add_parser("sample", help="write text with a trained model")
+    sample.set_defaults(command=_sample)
+    sample.add_argument("run", metavar="RUN", help="run directory")
+    sample.add_argument("--prompt", metavar="TEXT", help="what to continue (default: a new line)")
+    sample.add_argument("--tokens", type=int, default=500, metavar="N", help="how many (500)")
+    sample.add_argument(
+        "--temperature", type=float, default=1.0, metavar="X", help="0: the likeliest token (1.0)"
+    )
+    sample.add_argument("--top-k", type=int, metavar="K", help="only the K likeliest tokens")
+    sample.add_argument(
+        "--top-p", type=float, metavar="P", help="only the likeliest tokens that hold probability P"
+    )
+    sample.add_argument("--seed", type=int, metavar="N", help="the same text each time")
+    _add_unknown_flag(sample)
+    _add_kernel_flags(sample)
+
+
+def _add_eval(commands: Any) -> None:
+    evaluation = commands.add_parser("eval", help="the loss of a trained model on a text")
+    evaluation.set_defaults(command=_eval)
+    evaluation.add_argument("run", metavar="RUN", help="run directory")
+    evaluation.add_argument(
+        "corpus",
+        nargs="?",
+        metavar="CORPUS",
+        help="all of it (default: the run's validation split)",
+    )
+    _add_unknown_flag(evaluation)
+    _add_kernel_flags(evaluation)
+
+
+def _add_unknown_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unknown",
+        choices=("error", "replace"),
+        default="error",
+        help="what to do with a character that the model does not know (error)",
+    )
+
+
+def _add_kernel_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the kernels")
+    parser.add_argument(
+        "--kernels",
+        metavar="SPEC",
+        help="auto, numpy, or a list such as matmul=naive,softmax=numpy",
+    )
+
+
+def _set_up_kernels(args: argparse.Namespace) -> None:
+    from minillm import kernels
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f"--threads must be at least 1, got {args.threads}")
+        kernels.set_num_threads(args.threads)
+    if args.kernels is not None:
+        kernels.use(args.kernels)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from minillm import run as runs
+    from minillm.observe import plot
+    from minillm.train import DivergedError, train
+
+    _set_up_kernels(args)
+    flags = {name: value for name, value in vars(args).items() if name in settings.TYPES}
+    preset = flags.pop("preset")
+    if args.resume is None:
+        run = runs.start(settings.resolve(preset, args.config, flags), args.out)
+    else:
+        for name in ("preset", "config", "out"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} does not go with --resume: the run has its own")
+        run = runs.resume(args.resume, flags)
+    size = sum(parameter.data.size for parameter in run.model.parameters())
+    print(f"model: {size:,} parameters, {run.tokenizer.vocab_size} tokens in the vocabulary")
+    print(f"run: {run.directory}, iteration {run.iteration} of {run.config.max_iters}", flush=True)
+    try:
+        train(run)
+    except DivergedError as error:
+        return _fail(error, 1)
+    finally:
+        plot.save_loss_curve(run.directory)
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    from minillm import generate
+
+    _set_up_kernels(args)
+    model, tokenizer = generate.load(args.run)
+    if args.prompt:
+        prompt = tokenizer.encode(args.prompt, args.unknown)
+    else:
+        prompt = generate.default_prompt(tokenizer)
+    text = generate.stream(
+        model, tokenizer, prompt, args.tokens, args.temperature, args.top_k, args.top_p, args.seed
+    )
+    print(args.prompt or "", end="")
+    for piece in text:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from minillm import checkpoint, data, evaluate, generate
+
+    _set_up_kernels(args)
+    config = checkpoint.load_config(args.run)
+    model, tokenizer = generate.load(args.run)
+    try:
+        own = data.load(config.corpus)
+    except UserError as error:
+        raise UserError(f"the text that {args.run} learned from is gone: {error}") from None
+    train_ids, ids = data.train_val_split(tokenizer.encode(own.text, args.unknown))
+    text, name = tokenizer.decode(ids), f"the validation split of {own.name}"
+    if args.corpus is not None:
+        other = data.load(args.corpus)
+        ids, text, name = tokenizer.encode(other.text, args.unknown), other.text, other.name
+    windows = data.sequential_windows(ids, config.block_size, config.batch_size)
+    losses = {"this model": evaluate.mean_loss(model, windows)}
+    losses |= evaluate.yardsticks(train_ids, [ids], tokenizer.vocab_size)
+    print(f"{args.run} on {name}: {len(ids) - 1:,} tokens")
+    print(evaluate.table(losses, len(ids) / len(text)))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from minillm.observe import doctor
+
+    report = doctor.examine()
+    print(json.dumps(doctor.as_json(report), indent=1) if args.json else doctor.as_text(report))
+    return 1 if report.findings else 0
+
+
+def _corpora(args: argparse.Namespace) -> int:
+    from minillm import data
+
+    known = data.catalogue()
+    width = max(len(corpus.name) for corpus in known)
+    for corpus in known:
+        print(f"{corpus.name:{width}}  {corpus.description}")
+        print(f"{'':{width}}  {'ready' if corpus.available else 'missing: ' + corpus.remedy}")
+    return 0

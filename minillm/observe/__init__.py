@@ -1,0 +1,1 @@
+"""Looking at minillm from outside: what runs here, and what a run did."""
