@@ -11,7 +11,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CompileError, PlatformError
+from setuptools.errors import BaseError, CompileError, LinkError, PlatformError
 
 REQUIRE_C = os.environ.get("MINILLM_REQUIRE_C") == "1"
 OPENMP = os.environ.get("MINILLM_OPENMP")
@@ -22,7 +22,11 @@ def openmp_candidates() -> list[tuple[list[str], list[str]]]:
     """(compile flags, link flags) to try in turn; Apple's clang needs Homebrew's libomp named."""
     if sys.platform != "darwin":
         return [(["-fopenmp"], ["-fopenmp"])]
-    prefixes = [os.environ.get("LIBOMP_PREFIX"), "/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"]
+    prefixes = [
+        os.environ.get("LIBOMP_PREFIX"),
+        "/opt/homebrew/opt/libomp",
+        "/usr/local/opt/libomp",
+    ]
     apple = ["-Xpreprocessor", "-fopenmp"]
     return [(["-fopenmp"], ["-fopenmp"])] + [
         ([*apple, f"-I{p}/include"], [f"-L{p}/lib", f"-Wl,-rpath,{p}/lib", "-lomp"])
@@ -36,7 +40,9 @@ class BuildKernels(build_ext):
         for extension in self.extensions:
             extension.optional = not REQUIRE_C
         if self.compiler.compiler_type == "msvc":
-            reason = "MSVC has no GNU vector extensions; build with MinGW-w64 or clang, or under WSL"
+            reason = (
+                "MSVC has no GNU vector extensions; build with MinGW-w64 or clang, or under WSL"
+            )
             if REQUIRE_C:
                 raise PlatformError(reason)
             self.warn(f"no compiled kernels: {reason}")
@@ -63,7 +69,7 @@ class BuildKernels(build_ext):
                         objects, "probe", output_dir=folder, extra_postargs=link_flags
                     )
                     return compile_flags, link_flags
-                except (BaseError, OSError):
+                except (BaseError, CompileError, LinkError, OSError):
                     continue
         if OPENMP == "1":
             raise CompileError("MINILLM_OPENMP=1, but no OpenMP probe compiled and linked")

@@ -31,7 +31,7 @@ LOCAL void attention(int64_t T, int64_t S, int64_t D, float scale, bool causal, 
             const int64_t length = visible(causal, t0 + i, S);
             const float m = scale * row_max(length, row);
             const float sum = row_exp(length, row, scale, m, row);
-            one_over_sum[i] = 1 / sum;
+            one_over_sum[i] = sum == 0 ? 0 : 1 / sum; /* no keys: o is 0 */
             lse[t0 + i] = m + logf(sum);
             for (int64_t j = length; j < keys; ++j) row[j] = 0;
         }

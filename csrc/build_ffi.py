@@ -21,5 +21,8 @@ ffi.set_source(
     sources=[f"csrc/{source}" for source in SOURCES],
     include_dirs=["csrc"],
     depends=sorted(f"csrc/{p.relative_to(HERE).as_posix()}" for p in HERE.rglob("*.[ch]")),
-    extra_compile_args=[*FLAGS, "-Wno-unknown-pragmas"],  # the OpenMP pragmas, in a build without it
+    extra_compile_args=[
+        *FLAGS,
+        "-Wno-unknown-pragmas",
+    ],  # the OpenMP pragmas, in a build without it
 )

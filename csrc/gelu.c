@@ -39,7 +39,8 @@ LOCAL void gelu_tanh(int64_t n, const float *x, float *y, float *slope) {
         const vec two_du = splat(2 * ROOT_2_OVER_PI) * (splat(1.0f) + splat(3.0f) * cubic);
         const vec e = vexp(-two_u), cdf = splat(1.0f) / (splat(1.0f) + e);
         store_upto(y + j, n - j, xj * cdf);
-        store_upto(slope + j, n - j, cdf + xj * cdf * (e * cdf) * two_du); /* 1 - Phi = e Phi */
+        const vec rest = pick(cdf == splat(0), splat(1.0f), e * cdf); /* 1 - Phi; not inf * 0 */
+        store_upto(slope + j, n - j, cdf + xj * cdf * rest * two_du);
     }
 }
 

@@ -119,7 +119,8 @@ LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b,
         ROWS(2)
         ROWS(3)
         ROWS(4)
-        ROWS(5) ROWS(6)
+        ROWS(5)
+        ROWS(6)
 #if ML_MR > 6
             ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
 #endif
@@ -129,7 +130,8 @@ LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b,
 
 /* out[k * width + j] = in[k * in_row + j * in_col] for k < K, j < n, and 0 for n <= j < width.
    width is NR for a panel of B, MR for a panel of A (given transposed). One of the strides is 1.
-   Transposed blocks may write up to LANES - 1 floats past a row: the next row overwrites them. */
+   The last vector of a row may reach into the next row, whose first vector is written later: rows
+   go up, and in a transposed block columns go down. */
 LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int64_t in_row,
                        int64_t in_col, float *out) {
     if (in_col == 1) {
@@ -142,7 +144,7 @@ LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int
         return;
     }
     for (int64_t k = 0; k < K; k += LANES)
-        for (int64_t j = 0; j < width; j += LANES) {
+        for (int64_t j = (width - 1) / LANES * LANES; j >= 0; j -= LANES) {
             vec rows[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i)

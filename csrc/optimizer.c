@@ -6,28 +6,32 @@
  */
 
 LOCAL void adamw(int64_t n, float *restrict p, const float *restrict g, float *restrict m,
-                 float *restrict v, float lr, float beta1, float beta2, float eps, float decay,
+                 float *restrict v, float lr, double beta1, double beta2, float eps, float decay,
                  float c1, float c2) {
+    const float keep_m = (float)beta1,
+                take_m = (float)(1 - beta1); /* 1 - beta2 in float is off by */
+    const float keep_v = (float)beta2, take_v = (float)(1 - beta2); /* 1e-5 of itself */
     const float step = lr / c1, root = 1 / sqrtf(c2), keep = 1 - lr * decay;
     for (int64_t i = 0; i < n; ++i) {
-        m[i] = beta1 * m[i] + (1 - beta1) * g[i];
-        v[i] = beta2 * v[i] + (1 - beta2) * (g[i] * g[i]);
+        m[i] = keep_m * m[i] + take_m * g[i];
+        v[i] = keep_v * v[i] + take_v * (g[i] * g[i]);
         p[i] = keep * p[i] - step * m[i] / (sqrtf(v[i]) * root + eps);
     }
 }
 
-/* sum_i x_i^2 over n elements, in LANES x 4 partial sums. */
-LOCAL float sum_squares(int64_t n, const float *x) {
-    vec sum[4] = {0};
-    int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        for (int s = 0; s < 4; ++s) {
-            const vec xi = load(x + i + s * LANES);
-            sum[s] += xi * xi;
-        }
-    for (; i < n; i += LANES) {
-        const vec xi = load_upto(x + i, n - i, 0);
-        sum[0] += xi * xi;
+/* sum_i x_i^2 over n elements, in 2 LANES partial sums of doubles: no square over- or underflows.
+ */
+LOCAL double sum_squares(int64_t n, const float *x) {
+    typedef double dvec __attribute__((vector_size(8 * LANES)));
+    dvec sum0 = {0}, sum1 = {0};
+    for (int64_t i = 0; i < n; i += 2 * LANES) {
+        const vec x0 = load_upto(x + i, n - i, 0);
+        const vec x1 = n - i > LANES ? load_upto(x + i + LANES, n - i - LANES, 0) : splat(0);
+        const dvec d0 = __builtin_convertvector(x0, dvec), d1 = __builtin_convertvector(x1, dvec);
+        sum0 += d0 * d0;
+        sum1 += d1 * d1;
     }
-    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    double total = 0;
+    for (int i = 0; i < LANES; ++i) total += sum0[i] + sum1[i];
+    return total;
 }

@@ -47,9 +47,9 @@ struct table {
                           float *scratch);
     void (*embedding_vjp)(int64_t tokens, int64_t columns, const int64_t *ids, const float *dy,
                           int64_t row, float *dweight);
-    void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, float lr, float beta1,
-                  float beta2, float eps, float decay, float c1, float c2);
-    float (*sum_squares)(int64_t n, const float *x);
+    void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
+                  double beta2, float eps, float decay, float c1, float c2);
+    double (*sum_squares)(int64_t n, const float *x);
     void (*map)(int64_t n, int function, const float *x, float *y);
 };
 

@@ -230,8 +230,8 @@ void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float
         t->embedding_vjp(tokens, min(COLUMNS, n - j), ids, dy + j, n, dweight + j);
 }
 
-void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, float beta1,
-              float beta2, float eps, float decay, float c1, float c2, int threads) {
+void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
+              double beta2, float eps, float decay, float c1, float c2, int threads) {
     const struct table *t = ml_active();
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK)

@@ -1,6 +1,6 @@
 """minillm: a language-model framework small enough to read in an evening.
 
-    kernels → autograd → functional → nn, optim → models → train, generate → command line
+kernels → autograd → functional → nn, optim → models → train, generate → command line
 """
 
 from minillm import functional, kernels, nn, optim

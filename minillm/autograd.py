@@ -87,7 +87,9 @@ class Tensor:
         dy = np.ones_like(self.data) if grad is None else getattr(grad, "data", grad)
         dy = dy if isinstance(dy, np.ndarray) else np.asarray(dy, self.dtype)
         if dy.shape != self.shape:
-            raise ValueError(f"backward: expected a cotangent of shape {self.shape}, got {dy.shape}")
+            raise ValueError(
+                f"backward: expected a cotangent of shape {self.shape}, got {dy.shape}"
+            )
         gradients = Gradients()
         gradients.add(self.node or self, dy, dy)
         for node in _reachable(self.node):
@@ -135,39 +137,97 @@ class Tensor:
         return float(self.data)
 
     # The operators, each a function of minillm.functional.
-    def __add__(self, other): return _functional().add(self, other)
-    def __radd__(self, other): return _functional().add(other, self)
-    def __sub__(self, other): return _functional().sub(self, other)
-    def __rsub__(self, other): return _functional().sub(other, self)
-    def __mul__(self, other): return _functional().mul(self, other)
-    def __rmul__(self, other): return _functional().mul(other, self)
-    def __truediv__(self, other): return _functional().div(self, other)
-    def __rtruediv__(self, other): return _functional().div(other, self)
-    def __pow__(self, other): return _functional().pow(self, other)
-    def __rpow__(self, other): return _functional().pow(other, self)
-    def __matmul__(self, other): return _functional().matmul(self, other)
-    def __rmatmul__(self, other): return _functional().matmul(other, self)
-    def __neg__(self): return _functional().neg(self)
-    def __getitem__(self, index): return _functional().getitem(self, index)
+    def __add__(self, other):
+        return _functional().add(self, other)
 
-    def sum(self, dim=None, keepdim=False): return _functional().sum(self, dim, keepdim)
-    def mean(self, dim=None, keepdim=False): return _functional().mean(self, dim, keepdim)
+    def __radd__(self, other):
+        return _functional().add(other, self)
+
+    def __sub__(self, other):
+        return _functional().sub(self, other)
+
+    def __rsub__(self, other):
+        return _functional().sub(other, self)
+
+    def __mul__(self, other):
+        return _functional().mul(self, other)
+
+    def __rmul__(self, other):
+        return _functional().mul(other, self)
+
+    def __truediv__(self, other):
+        return _functional().div(self, other)
+
+    def __rtruediv__(self, other):
+        return _functional().div(other, self)
+
+    def __pow__(self, other):
+        return _functional().pow(self, other)
+
+    def __rpow__(self, other):
+        return _functional().pow(other, self)
+
+    def __matmul__(self, other):
+        return _functional().matmul(self, other)
+
+    def __rmatmul__(self, other):
+        return _functional().matmul(other, self)
+
+    def __neg__(self):
+        return _functional().neg(self)
+
+    def __getitem__(self, index):
+        return _functional().getitem(self, index)
+
+    def sum(self, dim=None, keepdim=False):
+        return _functional().sum(self, dim, keepdim)
+
+    def mean(self, dim=None, keepdim=False):
+        return _functional().mean(self, dim, keepdim)
+
     def var(self, dim=None, correction=1, keepdim=False):
         return _functional().var(self, dim, correction, keepdim)
-    def max(self, dim=None, keepdim=False): return _functional().max(self, dim, keepdim)
-    def exp(self): return _functional().exp(self)
-    def log(self): return _functional().log(self)
-    def sqrt(self): return _functional().sqrt(self)
-    def tanh(self): return _functional().tanh(self)
-    def sigmoid(self): return _functional().sigmoid(self)
-    def relu(self): return _functional().relu(self)
-    def softmax(self, dim=-1): return _functional().softmax(self, dim)
-    def reshape(self, *shape): return _functional().reshape(self, _one_tuple(shape))
+
+    def max(self, dim=None, keepdim=False):
+        return _functional().max(self, dim, keepdim)
+
+    def exp(self):
+        return _functional().exp(self)
+
+    def log(self):
+        return _functional().log(self)
+
+    def sqrt(self):
+        return _functional().sqrt(self)
+
+    def tanh(self):
+        return _functional().tanh(self)
+
+    def sigmoid(self):
+        return _functional().sigmoid(self)
+
+    def relu(self):
+        return _functional().relu(self)
+
+    def softmax(self, dim=-1):
+        return _functional().softmax(self, dim)
+
+    def reshape(self, *shape):
+        return _functional().reshape(self, _one_tuple(shape))
+
     view = reshape
-    def permute(self, *dims): return _functional().permute(self, _one_tuple(dims))
-    def expand(self, *shape): return _functional().expand(self, _one_tuple(shape))
-    def transpose(self, dim0, dim1): return _functional().transpose(self, dim0, dim1)
-    def masked_fill(self, mask, value): return _functional().masked_fill(self, mask, value)
+
+    def permute(self, *dims):
+        return _functional().permute(self, _one_tuple(dims))
+
+    def expand(self, *shape):
+        return _functional().expand(self, _one_tuple(shape))
+
+    def transpose(self, dim0, dim1):
+        return _functional().transpose(self, dim0, dim1)
+
+    def masked_fill(self, mask, value):
+        return _functional().masked_fill(self, mask, value)
 
 
 def _one_tuple(args: tuple) -> tuple[int, ...]:

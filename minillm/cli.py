@@ -22,12 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code.  argv: None: that of the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character
+            # By the line also into a pipe; "?" for a character that the terminal cannot show.
+            stream.reconfigure(line_buffering=True, errors="replace")
     try:
         args = _parser().parse_args(argv)
-        code = args.command(args)
-        sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter ends
-        return code
+        return args.command(args)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -167,7 +166,7 @@ def _train(args: argparse.Namespace) -> int:
         run = runs.resume(args.resume, flags)
     size = sum(parameter.data.size for parameter in run.model.parameters())
     print(f"model: {size:,} parameters, {run.tokenizer.vocab_size} tokens in the vocabulary")
-    print(f"run: {run.directory}, iteration {run.iteration} of {run.config.max_iters}", flush=True)
+    print(f"run: {run.directory}, iteration {run.iteration} of {run.config.max_iters}")
     try:
         train(run)
     except DivergedError as error:

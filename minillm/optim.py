@@ -41,7 +41,7 @@ class Optimizer:
             p.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """"step" and "slot.i" for parameter i: the arrays themselves."""
+        """ "step" and "slot.i" for parameter i: the arrays themselves."""
         arrays = {f"{slot}.{i}": a for slot in self.slots for i, a in enumerate(self.state[slot])}
         return {"step": np.array(self.step_count), **arrays}
 

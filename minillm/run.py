@@ -107,7 +107,7 @@ def build_model(config: TrainConfig, vocab_size: int, rng: np.random.Generator) 
 
 def _load_corpus(config: TrainConfig) -> data.Corpus:
     corpus = data.load(config.corpus or None)
-    print(f"corpus: {corpus.name}, {len(corpus.text):,} characters ({corpus.source})", flush=True)
+    print(f"corpus: {corpus.name}, {len(corpus.text):,} characters ({corpus.source})")
     return corpus
 
 

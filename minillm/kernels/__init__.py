@@ -45,11 +45,14 @@ def available() -> dict[str, list[str]]:
     return {name: kernel.names() for name, kernel in ALL.items()}
 
 
-def use(spec: str = "auto", **choices: str) -> None:
+def use(spec: str = "", **choices: str) -> None:
     """Choose what runs from now on: "auto", "numpy", or "kernel=implementation,…"; or by keyword.
 
-    use("auto") alone resets every kernel. Raises: KernelError that lists the valid names.
+    use() is use("auto"), which resets every kernel; names alone leave the other kernels as they
+    are. Raises: KernelError that lists the valid names.
     """
+    if not spec and not choices:
+        spec = "auto"
     parts = [part.strip() for part in spec.split(",") if part.strip()]
     pairs = list(choices.items())
     for part in parts:
@@ -59,14 +62,18 @@ def use(spec: str = "auto", **choices: str) -> None:
         elif part in ("auto", "numpy"):
             pairs = [(n, k.fastest() if part == "auto" else part) for n, k in ALL.items()] + pairs
         else:
-            raise KernelError(f"kernels: expected auto, numpy or kernel=implementation, got {part!r}")
+            raise KernelError(
+                f"kernels: expected auto, numpy or kernel=implementation, got {part!r}"
+            )
     for name, implementation in pairs:
         if name not in ALL:
             raise KernelError(f"no kernel {name!r}; there are: {', '.join(ALL)}")
         if implementation not in ALL[name].names():
             there = ", ".join(ALL[name].names())
             why = "" if _cffi.lib else f"; the kernels are not compiled: {_cffi.REMEDY}"
-            raise KernelError(f"no implementation {implementation!r} of {name}; there are: {there}{why}")
+            raise KernelError(
+                f"no implementation {implementation!r} of {name}; there are: {there}{why}"
+            )
     for name, implementation in pairs:
         ALL[name].choose(implementation)
 

@@ -55,11 +55,16 @@ def build() -> dict:
     }
 
 
+def is_float32(a: np.ndarray) -> bool:
+    """`is` first: comparing dtypes takes three times as long, but an unpickled one is another object."""
+    return a.dtype is FLOAT32 or a.dtype == FLOAT32
+
+
 def source(a: np.ndarray | None) -> object:
     """A const float * to the elements of a in C order, copied first unless they stand so."""
     if a is None:
         return NULL
-    if a.dtype is not FLOAT32:
+    if not is_float32(a):
         raise TypeError(f"expected native float32, got {a.dtype.str}")
     if not a.flags.carray:  # strided, misaligned or merely read-only
         a = np.require(a, requirements="CA")
@@ -73,14 +78,14 @@ def ids(a: np.ndarray) -> object:
 
 def target(a: np.ndarray) -> object:
     """A float * for the kernel to write through."""
-    if a.dtype is not FLOAT32 or not a.flags.carray:
+    if not is_float32(a) or not a.flags.carray:
         raise TypeError("expected a writeable, contiguous, native float32 array to write to")
     return ffi.from_buffer("float[]", a, require_writable=True)
 
 
 def strided(a: np.ndarray) -> tuple[object, tuple[int, ...]]:
     """(pointer to the first element, strides in elements); the caller keeps a alive meanwhile."""
-    if a.dtype is not FLOAT32 or not a.flags.aligned:
+    if not is_float32(a) or not a.flags.aligned:
         raise TypeError(f"expected aligned native float32, got {a.dtype.str}")
     strides = tuple(s // 4 for s in a.strides)
     if a.flags.carray:

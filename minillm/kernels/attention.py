@@ -6,7 +6,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1; Dao et al. 2022, arXi
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, rungs
+from minillm.kernels.kernel import Kernel, check, rungs
 
 
 def _probabilities(q, k, causal, scale, lse=None) -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +28,7 @@ def specification(
 
     q: (B, H, T, D), k, v: (B, H, S, D) → o (B, H, T, D), lse (B, H, T) the rows' log Σ exp.
     """
+    _check(q, k, v, scale)
     p, lse = _probabilities(q, k, causal, scale)
     return np.matmul(p, v), lse
 
@@ -47,6 +48,7 @@ def vjp_specification(
 
     The results have the shapes of q, k and v, and are written to `into` if given.
     """
+    _check_vjp(q, k, v, o, do, lse, scale)
     p, _ = _probabilities(q, k, causal, scale, lse)
     dp = np.matmul(do, v.swapaxes(-1, -2))
     ds = p * (dp - (do * o).sum(-1, keepdims=True)) * q.dtype.type(scale)
@@ -58,9 +60,25 @@ def vjp_specification(
     return into
 
 
+def _check(q, k, v, scale) -> None:
+    fits = q.ndim == k.ndim == 4 and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
+    check(
+        fits and k.shape == v.shape,
+        f"attention: q {q.shape}, k {k.shape}, v {v.shape} are not (B, H, T, D), (B, H, S, D) twice",
+    )
+    check(scale > 0, f"attention: scale must be positive, got {scale}")
+
+
+def _check_vjp(q, k, v, o, do, lse, scale) -> None:
+    _check(q, k, v, scale)
+    shapes = (o.shape, do.shape, lse.shape)
+    fits = shapes == (q.shape, q.shape, q.shape[:3])
+    check(fits, f"attention_vjp: q {q.shape} does not fit o, do and lse {shapes}")
+
+
 def _rows(a: np.ndarray) -> np.ndarray:
     """a itself if its last axis is contiguous (the kernel takes any other strides), else a copy."""
-    return a if a.strides[-1] == a.itemsize and a.flags.aligned else np.ascontiguousarray(a)
+    return a if a.strides[-1] == a.itemsize and a.flags.aligned else np.require(a, None, "CA")
 
 
 def _arguments(*arrays: np.ndarray) -> tuple[list, object]:
@@ -76,6 +94,7 @@ def heads_last(B: int, H: int, T: int, D: int) -> np.ndarray:
 
 
 def _compiled(threads, q, k, v, causal, scale):
+    _check(q, k, v, scale)
     (B, H, T, D), S = q.shape, k.shape[-2]
     q, k, v = _rows(q), _rows(k), _rows(v)
     o, lse = heads_last(B, H, T, D), np.empty((B, H, T), np.float32)
@@ -87,13 +106,31 @@ def _compiled(threads, q, k, v, causal, scale):
 
 
 def _compiled_vjp(threads, q, k, v, o, do, lse, causal, scale, into=None):
+    _check_vjp(q, k, v, o, do, lse, scale)
     (B, H, T, D), S = q.shape, k.shape[-2]
     if into is None:
         into = heads_last(B, H, T, D), heads_last(B, H, S, D), heads_last(B, H, S, D)
     arrays = [_rows(a) for a in (q, k, v, o, do)]
     (q, k, v, o, do, dq, dk, dv), strides = _arguments(*arrays, *into)
     _cffi.lib.ml_attention_vjp(
-        B, H, T, S, D, scale, causal, q, k, v, o, do, _cffi.source(lse), dq, dk, dv, strides, threads()
+        B,
+        H,
+        T,
+        S,
+        D,
+        scale,
+        causal,
+        q,
+        k,
+        v,
+        o,
+        do,
+        _cffi.source(lse),
+        dq,
+        dk,
+        dv,
+        strides,
+        threads(),
     )
     return into
 

@@ -6,17 +6,24 @@ C side: csrc/embedding.c
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, rungs
+from minillm.kernels.kernel import Kernel, check, check_indices, rungs
 
 
 def vjp_specification(dy: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
     """dweight[ids[i], :] += dy[i, :].   dy: (…, N), ids: (…) in 0 … rows - 1 → dweight (rows, N)."""
+    _check(dy, ids, rows)
     dweight = np.zeros((rows, dy.shape[-1]), dy.dtype.newbyteorder("="))
-    np.add.at(dweight, ids.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+    np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, dy.shape[-1]))
     return dweight
 
 
+def _check(dy, ids, rows) -> None:
+    check(dy.shape[:-1] == ids.shape, f"embedding_vjp: dy {dy.shape} does not fit ids {ids.shape}")
+    check_indices("embedding_vjp", ids, rows)
+
+
 def _compiled_vjp(threads, dy, ids, rows):
+    _check(dy, ids, rows)
     n = dy.shape[-1]
     dweight = np.zeros((rows, n), np.float32)
     _cffi.lib.ml_embedding_vjp(

@@ -10,7 +10,7 @@ from math import pi, sqrt
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, rungs
+from minillm.kernels.kernel import Kernel, check, rungs
 
 
 @lru_cache(maxsize=1)
@@ -47,6 +47,7 @@ def specification(x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray,
     Φ(x) = (1 + erf(x/√2)) / 2, Φ'(x) = exp(-x²/2) / √(2π); approximate="tanh":
     Φ(x) ≈ 1 / (1 + e⁻²ᵘ), u = √(2/π) (x + 0.044715 x³).   x: any shape → y, slope.
     """
+    _check(approximate)
     number = x.dtype.type
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if approximate == "none":
@@ -62,20 +63,37 @@ def specification(x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray,
 
 def vjp_specification(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """dx = dy ⊙ slope, the slope from forward.   slope, dy: one shape."""
+    check(slope.shape == dy.shape, f"gelu_vjp: slope {slope.shape} and dy {dy.shape} must agree")
     return dy * slope
 
 
+def _check(approximate: str) -> None:
+    check(
+        approximate in ("none", "tanh"),
+        f'gelu: approximate must be "none" or "tanh", got {approximate!r}',
+    )
+
+
 def _compiled(threads, x, approximate="none"):
+    _check(approximate)
     y, slope = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
     _cffi.lib.ml_gelu(
-        x.size, _cffi.source(x), _cffi.target(y), _cffi.target(slope), approximate == "tanh", threads()
+        x.size,
+        _cffi.source(x),
+        _cffi.target(y),
+        _cffi.target(slope),
+        approximate == "tanh",
+        threads(),
     )
     return y, slope
 
 
 def _compiled_vjp(threads, slope, dy):
+    check(slope.shape == dy.shape, f"gelu_vjp: slope {slope.shape} and dy {dy.shape} must agree")
     dx = np.empty(slope.shape, np.float32)
-    _cffi.lib.ml_gelu_vjp(dx.size, _cffi.source(slope), _cffi.source(dy), _cffi.target(dx), threads())
+    _cffi.lib.ml_gelu_vjp(
+        dx.size, _cffi.source(slope), _cffi.source(dy), _cffi.target(dx), threads()
+    )
     return dx
 
 

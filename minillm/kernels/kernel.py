@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 
 import numpy as np
 
@@ -51,13 +52,18 @@ class Kernel:
         self.chosen, self.run = name, self.implementations[name]
 
     def __call__(self, *args, **kwargs):
+        if kwargs and len(args) < self.floats:  # an array by keyword
+            bound = signature(self.specification).bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
         run = self.run
         for a in args[: self.floats]:
             if a is None:
                 continue
             if type(a) is not np.ndarray:
-                return self(*map(_as_float_array, args[: self.floats]), *args[self.floats :], **kwargs)
-            if a.dtype is not _cffi.FLOAT32:
+                return self(
+                    *map(_as_float_array, args[: self.floats]), *args[self.floats :], **kwargs
+                )
+            if not _cffi.is_float32(a):
                 if a.dtype.kind != "f":
                     raise TypeError(f"{self.name}: expected float arrays, got {a.dtype}")
                 run = self.specification
@@ -82,3 +88,17 @@ def rungs(function: Callable) -> dict[str, Callable]:
     """The two rungs of a kernel whose C side has one form: on one thread, and on all of them."""
     return {"simd": partial(function, lambda: 1), "parallel": partial(function, threads)}
 
+
+def check(holds: bool, message: str) -> None:
+    """Raises: ValueError(message) unless it holds; the C side checks nothing."""
+    if not holds:
+        raise ValueError(message)
+
+
+def check_indices(name: str, ids: np.ndarray, rows: int, ignored: int | None = None) -> None:
+    """Raises: ValueError unless every index is in 0 … rows - 1, or the one ignored."""
+    kept = ids if ignored is None else ids[ids != ignored]
+    if kept.size and (kept.min() < 0 or kept.max() >= rows):
+        raise ValueError(
+            f"{name}: indices must be in 0 … {rows - 1}, got {kept.min()} … {kept.max()}"
+        )

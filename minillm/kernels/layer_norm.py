@@ -6,7 +6,7 @@ Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3.
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, rungs
+from minillm.kernels.kernel import Kernel, check, rungs
 
 
 def specification(
@@ -16,6 +16,7 @@ def specification(
 
     x: (…, N); weight, bias: (N,) or None → y (…, N), mean (…), rstd (…).
     """
+    _check(x, weight, bias)
     mean = x.mean(-1, keepdims=True)
     centred = x - mean
     rstd = 1 / np.sqrt((centred * centred).mean(-1, keepdims=True) + x.dtype.type(eps))
@@ -27,7 +28,15 @@ def specification(
     return y, mean[..., 0], rstd[..., 0]
 
 
+def _check(x, weight, bias) -> None:
+    check(x.shape[-1:] != (0,) and x.ndim > 0, f"layer_norm: rows are empty: shape {x.shape}")
+    for name, w in (("weight", weight), ("bias", bias)):
+        fits = w is None or w.shape == x.shape[-1:]
+        check(fits, f"layer_norm: {name} must have shape {x.shape[-1:]}, got {np.shape(w)}")
+
+
 def _compiled(threads, x, weight, bias, eps=1e-5):
+    _check(x, weight, bias)
     n = x.shape[-1]
     y, mean, rstd = (np.empty(s, np.float32) for s in (x.shape, x.shape[:-1], x.shape[:-1]))
     if x.size:
@@ -45,6 +54,7 @@ def vjp_specification(
 
     dweight = Σ dy x̂, dbias = Σ dy over all rows.   dy, x: (…, N) → dx (…, N), (N,), (N,).
     """
+    _check_vjp(dy, x, weight, mean, rstd)
     rstd = rstd[..., None]
     xhat = (x - mean[..., None]) * rstd
     g = dy if weight is None else dy * weight
@@ -53,7 +63,15 @@ def vjp_specification(
     return dx, (dy * xhat).sum(rows), dy.sum(rows)
 
 
+def _check_vjp(dy, x, weight, mean, rstd) -> None:
+    _check(x, weight, None)
+    shapes = (dy.shape, mean.shape, rstd.shape)
+    fits = shapes == (x.shape, x.shape[:-1], x.shape[:-1])
+    check(fits, f"layer_norm_vjp: x {x.shape} does not fit dy, mean and rstd {shapes}")
+
+
 def _compiled_vjp(threads, dy, x, weight, mean, rstd):
+    _check_vjp(dy, x, weight, mean, rstd)
     n = x.shape[-1]
     rows = x.size // n if x.size else 0
     dx = np.empty(x.shape, np.float32)

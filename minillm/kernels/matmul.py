@@ -37,7 +37,11 @@ def _shapes(a, b, trans_a, trans_b, out) -> tuple[tuple[int, ...], int, int, int
     M, K = a.shape[:-3:-1] if trans_a else a.shape[-2:]
     N, K_b = b.shape[-2:] if trans_b else b.shape[:-3:-1]
     try:
-        lead = a.shape[:-2] if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        lead = (
+            a.shape[:-2]
+            if a.ndim == b.ndim == 2
+            else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        )
     except ValueError:
         lead, K_b = (), -1
     if K != K_b:
@@ -75,10 +79,11 @@ def _offsets(a: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
 def _compiled(rung: int, parallel: bool, a, b, trans_a=False, trans_b=False, out=None):
     lead, M, N, K = _shapes(a, b, trans_a, trans_b, out)
     c = out
-    if out is None or not out.flags.carray or out.dtype is not _cffi.FLOAT32 or _overlap(out, a, b):
+    if out is None or not out.flags.carray or not _cffi.is_float32(out) or _overlap(out, a, b):
         c = np.empty((*lead, M, N), np.float32)
     if b.ndim == 2 and a.ndim > 2 and not trans_a and a.flags.c_contiguous:
-        a, lead, M = a.reshape(-1, K), (), prod(a.shape[:-1])  # one tall product
+        M = prod(a.shape[:-1])
+        a, lead = a.reshape(M, K), ()  # one tall product
     a, a_pointer, a_row, a_col = _operand(a, trans_a)
     b, b_pointer, b_row, b_col = _operand(b, trans_b)
     a_at = b_at = _cffi.NULL

@@ -6,7 +6,7 @@ Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, rungs
+from minillm.kernels.kernel import Kernel, check, rungs
 
 
 def adamw_specification(
@@ -23,13 +23,20 @@ def adamw_specification(
 ) -> None:
     """m ← β₁ m + (1-β₁) g,  v ← β₂ v + (1-β₂) g²,  m̂ = m / (1-β₁^step),  v̂ = v / (1-β₂^step),
     p ← p (1 - lr·decay) - lr m̂ / (√v̂ + eps).   p, m, v: one shape, updated in place; g is read."""
+    _check(p, g, m, v)
     m += (1 - beta1) * (g - m)
     v += (1 - beta2) * (g * g - v)
     p *= 1 - lr * decay
     p -= (lr / (1 - beta1**step)) * m / (np.sqrt(v / (1 - beta2**step)) + eps)
 
 
+def _check(p, g, m, v) -> None:
+    shapes = [a.shape for a in (p, g, m, v)]
+    check(len(set(shapes)) == 1, f"adamw: p, g, m and v must agree, got {shapes}")
+
+
 def _adamw(threads, p, g, m, v, lr, beta1, beta2, eps, decay, step):
+    _check(p, g, m, v)
     _cffi.lib.ml_adamw(
         p.size, _cffi.target(p), _cffi.source(g), _cffi.target(m), _cffi.target(v),
         lr, beta1, beta2, eps, decay, 1 - beta1**step, 1 - beta2**step, threads(),

@@ -9,9 +9,7 @@ from minillm.kernels.kernel import Kernel
 from minillm.kernels.threads import threads
 
 
-def specification(
-    x: np.ndarray, out: np.ndarray | None = None, causal: bool = False
-) -> np.ndarray:
+def specification(x: np.ndarray, out: np.ndarray | None = None, causal: bool = False) -> np.ndarray:
     """y_j = exp(x_j - max x) / Σ_k exp(x_k - max x).   x: (…, N) → (…, N).
 
     causal: x is (…, T, S) scores; row t sees its first t + 1 + S - T entries, the rest of y is 0,
@@ -23,9 +21,8 @@ def specification(
             seen = np.tri(*x.shape[-2:], k=x.shape[-1] - x.shape[-2], dtype=bool)
             y = np.where(seen, x, x.dtype.type(0))  # an unseen NaN must not count
             top = np.max(y, -1, keepdims=True, where=seen, initial=-np.inf)
-            y = np.where(seen, np.exp(y - np.where(seen.any(-1, keepdims=True), top, 0)), 0)
-            total = y.sum(-1, keepdims=True)
-            y /= np.where(seen.any(-1, keepdims=True), total, 1)
+            y = np.where(seen, np.exp(y - top), x.dtype.type(0))
+            y = np.where(seen, y / y.sum(-1, keepdims=True), x.dtype.type(0))
         elif x.size:
             y = np.exp(x - x.max(-1, keepdims=True))
             y /= y.sum(-1, keepdims=True)
@@ -47,7 +44,7 @@ def _check(x, out, causal) -> None:
 def _compiled(rung: int, parallel: bool, x, out=None, causal=False):
     _check(x, out, causal)
     y = out
-    if y is None or not y.flags.carray or y.dtype is not _cffi.FLOAT32 or _partly_overlap(x, y):
+    if y is None or not y.flags.carray or not _cffi.is_float32(y) or _partly_overlap(x, y):
         y = np.empty(x.shape, np.float32)
     n, T = x.shape[-1], x.shape[-2] if causal else 0
     if x.size:

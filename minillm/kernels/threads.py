@@ -21,11 +21,12 @@ PREEMPTIONS = 100  # a second, of all threads together: a quiet machine has 0 to
 _threads = _cffi.default_threads()
 _looked = _alone_until = 0.0
 _preempted = 0
+_forked = False
 
 
 def threads() -> int:
     """How many threads a parallel kernel may use now."""
-    if _threads == 1:
+    if _threads == 1 or _forked:
         return 1
     now = perf_counter()
     if now < _alone_until:
@@ -58,6 +59,11 @@ def set_num_threads(n: int) -> None:
     _threads = n
 
 
-# A forked child has none of its parent's OpenMP threads, and libgomp waits for them for ever.
+def _after_fork() -> None:
+    """A forked child has none of its parent's OpenMP threads; libgomp would wait for them for ever."""
+    global _forked
+    _forked = True
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: set_num_threads(1))
+    os.register_at_fork(after_in_child=_after_fork)

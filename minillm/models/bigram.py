@@ -30,7 +30,9 @@ class Bigram:
         """-log P of each token given the one before, on average: nats a token."""
         return float(-self.log_probs[ids[:-1], ids[1:]].mean())
 
-    def generate(self, prompt_ids: np.ndarray, n_tokens: int, rng: np.random.Generator) -> np.ndarray:
+    def generate(
+        self, prompt_ids: np.ndarray, n_tokens: int, rng: np.random.Generator
+    ) -> np.ndarray:
         """The prompt and n_tokens more, (T + n_tokens,) int64."""
         ids = list(np.ravel(prompt_ids))
         cumulative = np.exp(self.log_probs).cumsum(1)

@@ -73,7 +73,9 @@ class GPT(nn.Module):
         start = caches[0].length if caches else 0
         T = ids.shape[-1]
         if start + T > self.config.block_size:
-            raise ValueError(f"GPT: {start + T} tokens do not fit block_size {self.config.block_size}")
+            raise ValueError(
+                f"GPT: {start + T} tokens do not fit block_size {self.config.block_size}"
+            )
         x = self.drop(self.wte(ids) + self.wpe(np.arange(start, start + T)))  # (B, T, C)
         for i, block in enumerate(self.h):
             x = block(x, caches[i] if caches else None)
