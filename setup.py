@@ -1,7 +1,7 @@
-"""Builds minillm._kernels from csrc: with OpenMP where a probe links, without a compiler not at all.
+"""Builds minillm._kernels from csrc, with OpenMP where a probe links; without a compiler, nothing.
 
 MINILLM_OPENMP=0|1 forbids or demands OpenMP; MINILLM_REQUIRE_C=1 makes a failed build an error
-instead of an install that runs on the NumPy specifications. `minillm doctor` says which one you have.
+instead of an install that runs on the NumPy specifications. `minillm doctor` says which.
 """
 
 import os

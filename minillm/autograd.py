@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib import import_module
 
 import numpy as np
 
@@ -84,8 +85,8 @@ class Tensor:
                 f"backward: a tensor of shape {self.shape} needs a cotangent of that shape; "
                 "only a scalar can leave it out"
             )
-        dy = np.ones_like(self.data) if grad is None else getattr(grad, "data", grad)
-        dy = dy if isinstance(dy, np.ndarray) else np.asarray(dy, self.dtype)
+        grad = grad.data if isinstance(grad, Tensor) else grad
+        dy = np.ones_like(self.data) if grad is None else np.asarray(grad, self.dtype)
         if dy.shape != self.shape:
             raise ValueError(
                 f"backward: expected a cotangent of shape {self.shape}, got {dy.shape}"
@@ -237,7 +238,7 @@ def _one_tuple(args: tuple) -> tuple[int, ...]:
 
 def _functional():
     """The one upward reference: an operator finds its function when it is used, not at import."""
-    return sys.modules["minillm.functional"]
+    return sys.modules.get("minillm.functional") or import_module("minillm.functional")
 
 
 def op(forward: Callable) -> Callable:

@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """A user's mistake: one line that names the thing and the remedy. The command line exits with 2."""
+    """A user's mistake: one line that names the thing and the remedy. Exit code 2."""
 
 
 class KernelError(RuntimeError):

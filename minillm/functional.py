@@ -7,6 +7,7 @@ inside, they are arrays. dy is the gradient of the loss with respect to the resu
 import builtins
 from collections import namedtuple
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from math import sqrt as scalar_sqrt
 
@@ -131,6 +132,8 @@ def sigmoid(x):
 @op
 def erf(x):
     """2/√π ∫₀ˣ exp(-t²) dt."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"erf: expected a float array, got {x.dtype}")
     c = x.dtype.type(2 / scalar_sqrt(np.pi))
     return kernels.erf(x), lambda dy: (dy * c * np.exp(-x * x),)
 
@@ -180,7 +183,7 @@ def dropout(x, p: float = 0.5, training: bool = True, rng: np.random.Generator |
 
 @op
 def matmul(x, y):
-    """x y over the last two axes: (…, M, K) (…, K, N) → (…, M, N); a vector is a row or a column."""
+    """x y over the last two axes: (…, M, K) (…, K, N) → (…, M, N); vectors as rows or columns."""
     a = x[None, :] if x.ndim == 1 else x
     b = y[:, None] if y.ndim == 1 else y
     c = kernels.matmul(a, b)
@@ -343,10 +346,7 @@ def split(x, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple
         raise ValueError(f"split: sizes {list(sizes)} do not add up to {n}")
     starts = np.cumsum([0, *sizes])
     before = (slice(None),) * (dim % x.ndim)
-    return tuple(
-        getitem(x, (*before, slice(int(a), int(b))))
-        for a, b in zip(starts, starts[1:], strict=False)
-    )
+    return tuple(getitem(x, (*before, slice(int(a), int(b)))) for a, b in pairwise(starts))
 
 
 def _plain_index(index) -> object:
@@ -494,8 +494,17 @@ def scaled_dot_product_attention(q, k, v, attn_mask=None, is_causal: bool = Fals
     """
     if attn_mask is not None and is_causal:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
-    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or k.shape[:-2] != q.shape[:-2]:
+    if (
+        q.shape[-1] != k.shape[-1]
+        or k.shape[-2] != v.shape[-2]
+        or not (q.shape[:-2] == k.shape[:-2] == v.shape[:-2])
+    ):
         raise ValueError(f"attention: shapes {q.shape}, {k.shape}, {v.shape} do not fit")
+    if attn_mask is not None:
+        mask = attn_mask.data if isinstance(attn_mask, Tensor) else np.asarray(attn_mask)
+        scores = (*q.shape[:-1], k.shape[-2])
+        if np.broadcast_shapes(scores, mask.shape) != scores:
+            raise ValueError(f"attention: mask {mask.shape} does not broadcast to {scores}")
     scale = 1 / scalar_sqrt(q.shape[-1]) if scale is None else scale
     if scale <= 0:  # the kernel takes the largest score before it scales
         q, scale = mul(q, float(scale)), 1.0

@@ -13,7 +13,7 @@ from minillm.autograd import Tensor
 
 
 class Optimizer:
-    """Base class: the parameters, the learning rate, and one array of state per slot and parameter."""
+    """Base class: the parameters, the learning rate, one array of state per slot and parameter."""
 
     slots: tuple[str, ...] = ()
 
@@ -46,7 +46,7 @@ class Optimizer:
         return {"step": np.array(self.step_count), **arrays}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Raises: ValueError where names or shapes differ from state_dict()'s; then nothing changes."""
+        """Raises: ValueError where names or shapes differ; then nothing has been changed."""
         own = self.state_dict()
         wrong = sorted(set(own) ^ set(state))
         wrong += [k for k in own if k in state and own[k].shape != np.shape(state[k])]

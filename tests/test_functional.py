@@ -437,6 +437,7 @@ def test_embedding_repeats_accumulate_exactly():
 
 
 X = np.ones((2, 3))
+Q = np.ones((2, 3, 4, 5))
 ERRORS = [
     (ValueError, r"matmul.*\(2, 3\).*\(2, 3\)", lambda: F.matmul(X, X)),
     (TypeError, "matmul.*int64", lambda: F.matmul(np.ones((2, 3), int), X.T)),
@@ -479,6 +480,15 @@ ERRORS = [
             (F.kl_div, X),
         ]
     ],
+    (ValueError, "attention.*fit", lambda: F.scaled_dot_product_attention(Q, Q, Q[0, 0])),
+    (
+        ValueError,
+        "attention.*mask",
+        lambda: F.scaled_dot_product_attention(
+            Q[0, 0], Q[0, 0], Q[0, 0], np.ones((2, 1, 4, 4), bool)
+        ),
+    ),
+    (TypeError, "erf.*int64", lambda: F.erf(np.arange(3))),
 ]
 
 

@@ -1,7 +1,7 @@
 """The hot operations, each a `Kernel`, and which implementation of each one runs.
 
     kernels.available()                     {"matmul": ["naive", …, "parallel", "numpy"], …}
-    kernels.use("auto")                     the fastest of each (the default); "numpy": specifications
+    kernels.use("auto")                     the fastest of each, the default; or "numpy"
     kernels.use("matmul=tiled,softmax=numpy")
     with kernels.using(matmul="naive"): …   for a while
 
@@ -98,7 +98,7 @@ def set_target(name: str) -> None:
 
 
 def info() -> dict:
-    """What runs and why: compiled, why (not), target, targets, threads, openmp, compiler, kernels."""
+    """compiled, why (not), remedy, target, targets, threads, openmp, compiler, kernels."""
     build = _cffi.build()
     return {
         "compiled": _cffi.lib is not None,

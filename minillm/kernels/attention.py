@@ -1,4 +1,6 @@
-"""Scaled dot-product attention, forward and backward, (T, T) never stored.   C side: csrc/attention.c
+"""Scaled dot-product attention, forward and backward; (T, T) is never stored.
+
+C side: csrc/attention.c
 
 Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1; Dao et al. 2022, arXiv:2205.14135.
 """
@@ -64,7 +66,7 @@ def _check(q, k, v, scale) -> None:
     fits = q.ndim == k.ndim == 4 and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
     check(
         fits and k.shape == v.shape,
-        f"attention: q {q.shape}, k {k.shape}, v {v.shape} are not (B, H, T, D), (B, H, S, D) twice",
+        f"attention: q {q.shape}, k {k.shape}, v {v.shape} must be (B, H, T, D), (B, H, S, D) ×2",
     )
     check(scale > 0, f"attention: scale must be positive, got {scale}")
 
@@ -89,7 +91,7 @@ def _arguments(*arrays: np.ndarray) -> tuple[list, object]:
 
 
 def heads_last(B: int, H: int, T: int, D: int) -> np.ndarray:
-    """An empty (B, H, T, D) whose memory is (B, T, H, D): the heads join to (B, T, H·D) for free."""
+    """An empty (B, H, T, D) whose memory is (B, T, H, D): heads join to (B, T, H·D) for free."""
     return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
 
 

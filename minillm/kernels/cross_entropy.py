@@ -13,7 +13,7 @@ def specification(
 
     x: (rows, N) logits; targets: (rows,) int64 → loss (rows,), lse (rows,); an ignored row's are 0.
     """
-    _check(x, targets, ignored)
+    _check("cross_entropy", x, targets, ignored)
     keep = targets != ignored
     with np.errstate(invalid="ignore", under="ignore", over="ignore"):
         top = x.max(-1)
@@ -34,7 +34,7 @@ def vjp_specification(
     smoothing: float = 0.0,
 ) -> np.ndarray:
     """dx_j = g (exp(x_j - lse) - (1 - s) [j = target] - s / N).   g: (rows,) → dx (rows, N)."""
-    _check(x, targets, ignored, lse, g)
+    _check("cross_entropy_vjp", x, targets, ignored, lse, g)
     keep = targets != ignored
     with np.errstate(invalid="ignore", under="ignore", over="ignore"):
         dx = np.exp(x - lse[:, None]) - x.dtype.type(smoothing / x.shape[-1])
@@ -42,15 +42,15 @@ def vjp_specification(
         return np.where(keep[:, None], dx * g[:, None], 0).astype(dx.dtype, copy=False)
 
 
-def _check(x, targets, ignored, *per_row) -> None:
+def _check(name, x, targets, ignored, *per_row) -> None:
     shapes = [a.shape for a in (targets, *per_row)]
     fits = x.ndim == 2 and all(shape == x.shape[:1] for shape in shapes)
-    check(fits, f"cross_entropy: logits {x.shape} do not fit {shapes}")
-    check_indices("cross_entropy: targets", targets, x.shape[1], ignored)
+    check(fits, f"{name}: logits {x.shape} do not fit {shapes}")
+    check_indices(f"{name}: targets", targets, x.shape[1], ignored)
 
 
 def _compiled(threads, x, targets, ignored=-100, smoothing=0.0):
-    _check(x, targets, ignored)
+    _check("cross_entropy", x, targets, ignored)
     rows, n = x.shape
     loss, lse = np.empty(rows, np.float32), np.empty(rows, np.float32)
     _cffi.lib.ml_cross_entropy(
@@ -61,7 +61,7 @@ def _compiled(threads, x, targets, ignored=-100, smoothing=0.0):
 
 
 def _compiled_vjp(threads, x, lse, g, targets, ignored=-100, smoothing=0.0):
-    _check(x, targets, ignored, lse, g)
+    _check("cross_entropy_vjp", x, targets, ignored, lse, g)
     rows, n = x.shape
     dx = np.empty((rows, n), np.float32)
     _cffi.lib.ml_cross_entropy_vjp(

@@ -10,7 +10,7 @@ from minillm.kernels.kernel import Kernel, check, check_indices, rungs
 
 
 def vjp_specification(dy: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
-    """dweight[ids[i], :] += dy[i, :].   dy: (…, N), ids: (…) in 0 … rows - 1 → dweight (rows, N)."""
+    """dweight[ids[i], :] += dy[i, :].   dy: (…, N), ids: (…) → dweight (rows, N)."""
     _check(dy, ids, rows)
     dweight = np.zeros((rows, dy.shape[-1]), dy.dtype.newbyteorder("="))
     np.add.at(dweight, ids.reshape(-1), dy.reshape(ids.size, dy.shape[-1]))

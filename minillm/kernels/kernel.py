@@ -20,7 +20,7 @@ observers: list[Callable] = []  # each is called with (kernel, args, kwargs, sec
 
 @dataclass(eq=False)
 class Kernel:
-    """Callable: float32 arguments go to the chosen implementation, other floats to the specification.
+    """Callable: float32 goes to the chosen implementation, other floats to the specification.
 
     flops(*args) and bytes(*args) count one call from its arguments: arithmetic, and the compulsory
     traffic (every input read once, every output written once).

@@ -29,7 +29,6 @@ def specification(
 
 
 def _check(x, weight, bias) -> None:
-    check(x.shape[-1:] != (0,) and x.ndim > 0, f"layer_norm: rows are empty: shape {x.shape}")
     for name, w in (("weight", weight), ("bias", bias)):
         fits = w is None or w.shape == x.shape[-1:]
         check(fits, f"layer_norm: {name} must have shape {x.shape[-1:]}, got {np.shape(w)}")
@@ -37,8 +36,9 @@ def _check(x, weight, bias) -> None:
 
 def _compiled(threads, x, weight, bias, eps=1e-5):
     _check(x, weight, bias)
-    n = x.shape[-1]
-    y, mean, rstd = (np.empty(s, np.float32) for s in (x.shape, x.shape[:-1], x.shape[:-1]))
+    n, y = x.shape[-1], np.empty(x.shape, np.float32)
+    mean = np.full(x.shape[:-1], np.nan, np.float32)  # the mean of nothing is NaN
+    rstd = mean.copy()
     if x.size:
         _cffi.lib.ml_layer_norm(
             x.size // n, n, _cffi.source(x), _cffi.source(weight), _cffi.source(bias), eps,

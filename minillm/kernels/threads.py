@@ -60,7 +60,7 @@ def set_num_threads(n: int) -> None:
 
 
 def _after_fork() -> None:
-    """A forked child has none of its parent's OpenMP threads; libgomp would wait for them for ever."""
+    """A forked child has none of its parent's threads; libgomp would wait for them for ever."""
     global _forked
     _forked = True
 

@@ -1,5 +1,7 @@
 """The layers of a transformer. Weights start as in GPT-2: N(0, 0.02), biases 0, gains 1.
 
+Every layer takes rng, the generator of its weights: fresh entropy unless given.
+
 Source: Vaswani et al. 2017, arXiv:1706.03762; Radford et al. 2019 (GPT-2).
 """
 
@@ -13,7 +15,7 @@ INIT_STD = 0.02
 
 
 def _normal(rng: np.random.Generator | None, shape: tuple[int, ...], std: float) -> np.ndarray:
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = np.random.default_rng() if rng is None else rng
     return rng.standard_normal(shape, np.float32) * np.float32(std)
 
 

@@ -1,4 +1,4 @@
-"""Module: a tree of parameters. It finds them in its own attributes, so a layer only assigns them."""
+"""Module: a tree of parameters. It finds them in its attributes: a layer only assigns them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,7 +17,7 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base class of every layer and model: subclasses assign Parameters and Modules, define forward."""
+    """Base of every layer and model; subclasses assign Parameters and Modules, define forward."""
 
     training = True
 
