@@ -74,10 +74,10 @@ LOCAL void matmul_tiled(int64_t M, int64_t N, int64_t K, struct matrix a, struct
    a[13,k] acc | acc  |
       +-------+-------+
 
-   B is packed panel by panel (KC x NR, contiguous, padded with zeros) just before use; a panel
-   then serves every row tile. A is read in place when its rows are few enough, else packed too.
-   KC = 384: a panel of 384 x 32 floats is 48 KB, near L1; with MC = 384 rows the packed block of A
-   is 576 KB, well inside an L2 cache of 1 to 2 MB. */
+   A block of B, at most KC x NC, is packed panel by panel (K x NR each, contiguous, padded with
+   zeros) and stays in the L2 cache (384 x 256 floats are 384 KB) while the row tiles pass by. A
+   tile of A (14 x 384 floats, 21 KB) stays in L1 while it meets all panels, and so do the pages of
+   its rows and of C's; a panel comes from L2 at 128 bytes for every 14 cycles of multiply-adds. */
 enum { MR = ML_MR, NR = 2 * LANES };
 
 INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
@@ -122,7 +122,7 @@ LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b,
         ROWS(5)
         ROWS(6)
 #if ML_MR > 6
-            ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+        ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
 #endif
     }
 }
@@ -157,38 +157,47 @@ LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int
         }
 }
 
-/* rows of tile t when M rows are cut into tiles of at most MR rows, as even as can be */
+/* Where tile t starts when M rows are cut into tiles of at most MR rows, as even as can be. */
 INLINE int64_t tile_start(int64_t M, int64_t tiles, int64_t t) { return M * t / tiles; }
 
-/* C (+)= A B with M <= MC. `scratch` holds MATMUL_SCRATCH floats, aligned to 64 bytes. */
+/* The panels of a K x N block of B, K <= KC, one after the other. */
+LOCAL void matmul_pack_b(int64_t K, int64_t N, struct matrix b, float *packed) {
+    for (int64_t j = 0; j < N; j += NR)
+        matmul_pack(K, min(NR, N - j), NR, b.data + j * b.col, b.row, b.col, packed + j * K);
+}
+
+/* C (+)= A B for a packed block of B; `a_tile` holds MR x KC floats and some. Tiles first ... last
+   - 1 of those that M rows are cut into. */
+LOCAL void matmul_tiles(int64_t M, int64_t first, int64_t last, int64_t N, int64_t K,
+                        struct matrix a, const float *packed_b, float *c, int64_t c_row, bool add,
+                        float *a_tile) {
+    const int64_t tiles = (M + MR - 1) / MR;
+    for (int64_t t = first; t < last; ++t) {
+        const int64_t i = tile_start(M, tiles, t), rows = tile_start(M, tiles, t + 1) - i;
+        struct matrix at = {a.data + i * a.row, a.row, a.col};
+        if (N >= PACK_A_FROM * NR) { /* many panels repay a copy: 0.4 cycles an element, once */
+            matmul_pack(K, rows, MR, at.data, a.col, a.row, a_tile);
+            at = (struct matrix){a_tile, 1, MR};
+        }
+        for (int64_t j = 0; j < N; j += NR)
+            matmul_rows(rows, K, at, packed_b + j * K, NR, c + i * c_row + j, c_row, min(NR, N - j),
+                        add);
+    }
+}
+
+/* C (+)= A B on one thread. `scratch` holds MATMUL_SCRATCH floats, aligned to 64 bytes. */
 LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
                        int64_t c_row, bool add, float *scratch) {
-    const int64_t tiles = (M + MR - 1) / MR, slices = K > KC ? (K + KC - 1) / KC : 1;
-    float *panel = scratch, *packed_a = scratch + KC * NR;
-    /* Packing A costs about 0.4 cycles an element and saves the strided reads of each panel. */
-    const bool pack_a = a.row != 1 && N >= PACK_A_FROM * NR;
+    const int64_t slices = K > KC ? (K + KC - 1) / KC : 1, tiles = (M + MR - 1) / MR;
+    float *a_tile = scratch + KC * NC;
     for (int64_t slice = 0; slice < slices; ++slice, add = true) {
-        const int64_t k0 = tile_start(K, slices, slice), kc = tile_start(K, slices, slice + 1) - k0;
-        for (int64_t t = 0; pack_a && t < tiles; ++t) {
-            const int64_t i = tile_start(M, tiles, t), rows = tile_start(M, tiles, t + 1) - i;
-            matmul_pack(kc, rows, MR, a.data + i * a.row + k0 * a.col, a.col, a.row,
-                        packed_a + t * MR * kc);
-        }
-        for (int64_t j = 0; j < N; j += NR) {
-            const int64_t columns = min(NR, N - j);
-            const float *bj = b.data + k0 * b.row + j * b.col;
-            /* Few row tiles do not repay a copy of the panel; its full vectors can be read in
-             * place. */
-            const bool in_place = b.col == 1 && columns == NR && tiles < PACK_B_FROM;
-            if (!in_place) matmul_pack(kc, columns, NR, bj, b.row, b.col, panel);
-            for (int64_t t = 0; t < tiles; ++t) {
-                const int64_t i = tile_start(M, tiles, t), rows = tile_start(M, tiles, t + 1) - i;
-                const struct matrix at =
-                    pack_a ? (struct matrix){packed_a + t * MR * kc, 1, MR}
-                           : (struct matrix){a.data + i * a.row + k0 * a.col, a.row, a.col};
-                matmul_rows(rows, kc, at, in_place ? bj : panel, in_place ? b.row : NR,
-                            c + i * c_row + j, c_row, columns, add);
-            }
+        const int64_t k = tile_start(K, slices, slice), kc = tile_start(K, slices, slice + 1) - k;
+        const struct matrix ak = {a.data + k * a.col, a.row, a.col};
+        for (int64_t j = 0; j < N; j += NC) {
+            const int64_t columns = min(NC, N - j);
+            const struct matrix bk = {b.data + k * b.row + j * b.col, b.row, b.col};
+            matmul_pack_b(kc, columns, bk, scratch);
+            matmul_tiles(M, 0, tiles, columns, kc, ak, scratch, c + j, c_row, add, a_tile);
         }
     }
 }

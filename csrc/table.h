@@ -12,10 +12,10 @@ struct matrix {
     int64_t row, col;
 };
 
-/* Blocks of the packed product, in floats; matmul.c derives them. A task has at most MC rows. */
-enum { MC = 384, KC = 384, MR_MAX = 14, NR_MAX = 32 };
-enum { MATMUL_SCRATCH = KC * NR_MAX + (MC + MR_MAX) * KC + 16 }; /* B panel, A block: 752 KB */
-enum { PACK_A_FROM = 8, PACK_B_FROM = 3 };
+/* Blocks of the packed product, in floats; matmul.c says why. */
+enum { KC = 384, NC = 256, MR_MAX = 14, NR_MAX = 32 };
+enum { MATMUL_SCRATCH = KC * NC + KC * MR_MAX + 16 }; /* a block of B, a tile of A: 415 KB */
+enum { PACK_A_FROM = 8 };                             /* panels */
 
 typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                          float *c, int64_t c_row);
@@ -25,7 +25,11 @@ struct table {
     matmul_rung *matmul[3]; /* naive, reordered, tiled */
     void (*matmul_simd)(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
                         int64_t c_row, bool add, float *scratch);
-    int64_t matmul_columns;                                                  /* NR */
+    void (*matmul_pack_b)(int64_t K, int64_t N, struct matrix b, float *packed);
+    void (*matmul_tiles)(int64_t M, int64_t first, int64_t last, int64_t N, int64_t K,
+                         struct matrix a, const float *packed_b, float *c, int64_t c_row, bool add,
+                         float *a_tile);
+    int64_t matmul_rows, matmul_columns; /* of the register tile: MR, NR */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
     void (*softmax_vjp[2])(int64_t n, const float *y, const float *dy, float *dx);
     void (*layer_norm)(int64_t n, const float *x, const float *weight, const float *bias, float eps,

@@ -41,6 +41,38 @@ int ml_count_threads(int threads) {
     return count;
 }
 
+/* One product, cut by rows. Each thread packs the block of B for itself when it takes its first
+   rows: a copy costs 2 % of the work on half of 768 rows, and saves waiting for another thread's
+   copy and fetching it from that core's cache. Cut by columns instead, two threads would write to
+   the two ends of the same cache lines (108 against 200 GFLOP/s at (768, 512, 128)). */
+static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                           float *c, int threads) {
+    const struct table *t = ml_active();
+    const int64_t tiles = ceil_div(M, t->matmul_rows), slices = K > KC ? ceil_div(K, KC) : 1;
+    const int64_t step = tiles < 32 ? 1 : tiles / 32; /* tiles in a task */
+    for (int64_t slice = 0; slice < slices; ++slice) {
+        const int64_t k = K * slice / slices, kc = K * (slice + 1) / slices - k;
+        const int64_t NR = t->matmul_columns, fit = KC * NC / (kc ? kc : 1) / NR * NR;
+        const struct matrix ak = {a.data + k * a.col, a.row, a.col};
+        for (int64_t j = 0; j < N; j += fit) {
+            const int64_t columns = min(fit, N - j);
+            const struct matrix bk = {b.data + k * b.row + j * b.col, b.row, b.col};
+#pragma omp parallel num_threads(threads) if (threads > 1)
+            {
+                bool packed = false;
+                float *block = matmul_scratch, *a_tile = block + KC * NC;
+#pragma omp for schedule(dynamic)
+                for (int64_t first = 0; first < tiles; first += step) {
+                    if (!packed) t->matmul_pack_b(kc, columns, bk, block);
+                    packed = true;
+                    t->matmul_tiles(M, first, min(first + step, tiles), columns, kc, ak, block,
+                                    c + j, N, slice > 0, a_tile);
+                }
+            }
+        }
+    }
+}
+
 void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
                const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b,
                const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, int threads) {
@@ -52,21 +84,21 @@ void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const f
                             N);
         return;
     }
-    /* Each task packs its panels of B anew, so tasks have many rows; they have few columns, enough
-       tasks for the threads to share, unless there are plenty of them. */
-    const int64_t NR = t->matmul_columns, row_tasks = ceil_div(M, MC), panels = ceil_div(N, NR);
-    const int64_t wide = batch * row_tasks * panels / 32, width = NR * (wide < 1 ? 1 : wide);
-    const int64_t column_tasks = ceil_div(N, width), tasks = batch * row_tasks * column_tasks;
     if (2.0 * (double)M * (double)N * (double)K * (double)batch < SMALL_PRODUCT) threads = 1;
+    if (batch == 1 && M > 2 * t->matmul_rows) {
+        matmul_by_rows(M, N, K, (struct matrix){a, a_row, a_col}, (struct matrix){b, b_row, b_col},
+                       c, threads);
+        return;
+    }
+    /* Many products, or few rows: a task is some columns of one product. */
+    const int64_t width = batch > 1 ? N : t->matmul_columns * ceil_div(N, 16 * t->matmul_columns);
+    const int64_t parts = width ? ceil_div(N, width) : 0;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-    for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t i = task / (row_tasks * column_tasks),
-                      rest = task % (row_tasks * column_tasks);
-        const int64_t r = rest / column_tasks, j = rest % column_tasks * width;
-        const int64_t m0 = M * r / row_tasks, m1 = M * (r + 1) / row_tasks;
-        const struct matrix at = {a + (a_at ? a_at[i] : 0) + m0 * a_row, a_row, a_col};
-        const struct matrix bt = {b + (b_at ? b_at[i] : 0) + j * b_col, b_row, b_col};
-        t->matmul_simd(m1 - m0, min(width, N - j), K, at, bt, c + (i * M + m0) * N + j, N, false,
+    for (int64_t task = 0; task < batch * parts; ++task) {
+        const int64_t i = task / parts, j = task % parts * width;
+        const struct matrix ai = {a + (a_at ? a_at[i] : 0), a_row, a_col};
+        const struct matrix bi = {b + (b_at ? b_at[i] : 0) + j * b_col, b_row, b_col};
+        t->matmul_simd(M, min(width, N - j), K, ai, bi, c + i * M * N + j, N, false,
                        matmul_scratch);
     }
 }
@@ -148,6 +180,11 @@ static struct matrix head(const float *x, const int64_t *s, int64_t b, int64_t h
     return (struct matrix){x + head_at(s, b, h), s[2], 1};
 }
 
+/* Heads in a task. Neighbouring heads of one sequence lie in the same cache lines, and two threads
+   that write to them gain nothing over one; so a task is a sequence, unless there are few of them.
+ */
+static int64_t heads_per_task(int64_t B, int64_t H) { return B < 4 ? 1 : H; }
+
 void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
                   const float *q, const float *k, const float *v, float *o, const int64_t *strides,
                   float *lse, int threads) {
@@ -157,7 +194,7 @@ void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float s
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float *p = malloc((size_t)(64 * S + 16) * sizeof *p);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, heads_per_task(B, H))
         for (int64_t i = 0; i < B * H; ++i) {
             const int64_t b = i / H, h = i % H;
             t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
@@ -179,7 +216,7 @@ void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, flo
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float *p = malloc(2 * (size_t)(64 * S + 16) * sizeof *p), *dp = p + 64 * S + 16;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, heads_per_task(B, H))
         for (int64_t i = 0; i < B * H; ++i) {
             const int64_t b = i / H, h = i % H;
             t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),

@@ -16,8 +16,8 @@ try:
 except ImportError:  # Windows has no count of involuntary context switches
     getrusage = None
 
-WINDOW, ALONE = 0.02, 1.0  # seconds between two looks; seconds on one thread after a bad one
-PREEMPTIONS = 100  # a second, of all threads together: a quiet machine has 0 to 20
+WINDOW, ALONE = 0.1, 2.0  # seconds between two looks; seconds on one thread after a bad one
+PREEMPTIONS = 90  # a second, of all threads together: 30 on a quiet machine, 180 with one busy process
 _threads = _cffi.default_threads()
 _looked = _alone_until = 0.0
 _preempted = 0
