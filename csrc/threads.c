@@ -1,10 +1,11 @@
-/* The drivers: each cuts one operation into tasks that any thread may take and calls the active
+/* The drivers: each cuts one operation into tasks and calls the active
    target's serial kernel. Built once, for the baseline; without OpenMP the pragmas do nothing.
 
    The same bits at any number of threads: a task computes its own part of the result in a fixed
    order, tasks are cut by the sizes alone, and where parts are summed (layer_norm_vjp, sum_squares)
-   they are folded in the order of their index. Tasks are handed out as threads come free, so that a
-   core which another process keeps busy takes fewer of them. */
+   they are folded in the order of their index. Thread i of n takes the i-th part of the
+   tasks, which are cut by rows: what a thread writes in one operation lies in its core's cache when
+   it reads it in the next, and two threads share a cache line only where their parts meet. */
 #include <stdlib.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -61,7 +62,7 @@ static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, str
             {
                 bool packed = false;
                 float *block = matmul_scratch, *a_tile = block + KC * NC;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
                 for (int64_t first = 0; first < tiles; first += step) {
                     if (!packed) t->matmul_pack_b(kc, columns, bk, block);
                     packed = true;
@@ -93,7 +94,7 @@ void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const f
     /* Many products, or few rows: a task is some columns of one product. */
     const int64_t width = batch > 1 ? N : t->matmul_columns * ceil_div(N, 16 * t->matmul_columns);
     const int64_t parts = width ? ceil_div(N, width) : 0;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t task = 0; task < batch * parts; ++task) {
         const int64_t i = task / parts, j = task % parts * width;
         const struct matrix ai = {a + (a_at ? a_at[i] : 0), a_row, a_col};
@@ -107,7 +108,7 @@ void ml_softmax(int rung, int64_t rows, int64_t n, int64_t causal, const float *
                 int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r) {
@@ -120,7 +121,7 @@ void ml_softmax_vjp(int rung, int64_t rows, int64_t n, const float *y, const flo
                     int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
@@ -131,7 +132,7 @@ void ml_layer_norm(int64_t rows, int64_t n, const float *x, const float *weight,
                    float eps, float *y, float *mean, float *rstd, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
@@ -146,7 +147,7 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
                        float *dweight, float *dbias, int threads) {
     const struct table *t = ml_active();
     const int64_t chunks = ml_layer_norm_chunks(rows);
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t chunk = 0; chunk < chunks; ++chunk)
         for (int64_t r = chunk * LAYER_NORM_ROWS; r < min((chunk + 1) * LAYER_NORM_ROWS, rows); ++r)
@@ -161,14 +162,14 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
 
 void ml_gelu(int64_t n, const float *x, float *y, float *slope, int tanh_form, int threads) {
     const struct table *t = ml_active();
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK)
         t->gelu[tanh_form](min(CHUNK, n - i), x + i, y + i, slope + i);
 }
 
 void ml_gelu_vjp(int64_t n, const float *slope, const float *dy, float *dx, int threads) {
     const struct table *t = ml_active();
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK)
         t->gelu_vjp(min(CHUNK, n - i), slope + i, dy + i, dx + i);
 }
@@ -180,11 +181,6 @@ static struct matrix head(const float *x, const int64_t *s, int64_t b, int64_t h
     return (struct matrix){x + head_at(s, b, h), s[2], 1};
 }
 
-/* Heads in a task. Neighbouring heads of one sequence lie in the same cache lines, and two threads
-   that write to them gain nothing over one; so a task is a sequence, unless there are few of them.
- */
-static int64_t heads_per_task(int64_t B, int64_t H) { return B < 4 ? 1 : H; }
-
 void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale, int causal,
                   const float *q, const float *k, const float *v, float *o, const int64_t *strides,
                   float *lse, int threads) {
@@ -194,7 +190,7 @@ void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float s
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float *p = malloc((size_t)(64 * S + 16) * sizeof *p);
-#pragma omp for schedule(dynamic, heads_per_task(B, H))
+#pragma omp for schedule(static)
         for (int64_t i = 0; i < B * H; ++i) {
             const int64_t b = i / H, h = i % H;
             t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
@@ -216,7 +212,7 @@ void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, flo
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float *p = malloc(2 * (size_t)(64 * S + 16) * sizeof *p), *dp = p + 64 * S + 16;
-#pragma omp for schedule(dynamic, heads_per_task(B, H))
+#pragma omp for schedule(static)
         for (int64_t i = 0; i < B * H; ++i) {
             const int64_t b = i / H, h = i % H;
             t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
@@ -232,7 +228,7 @@ void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *ta
                       int64_t ignored, float smoothing, float *loss, float *lse, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
@@ -247,7 +243,7 @@ void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t
                           float *dx, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
     for (int64_t r0 = 0; r0 < rows; r0 += step)
         for (int64_t r = r0; r < min(r0 + step, rows); ++r)
@@ -261,7 +257,7 @@ void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float
                       float *dweight, int threads) {
     const struct table *t = ml_active();
     enum { COLUMNS = 64 };
-#pragma omp parallel for schedule(dynamic)                                                         \
+#pragma omp parallel for schedule(static)                                                          \
     num_threads(threads) if (threads > 1 && tokens * n > SMALL_MAP)
     for (int64_t j = 0; j < n; j += COLUMNS)
         t->embedding_vjp(tokens, min(COLUMNS, n - j), ids, dy + j, n, dweight + j);
@@ -270,7 +266,7 @@ void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float
 void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
               double beta2, float eps, float decay, float c1, float c2, int threads) {
     const struct table *t = ml_active();
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK)
         t->adamw(min(CHUNK, n - i), p + i, g + i, m + i, v + i, lr, beta1, beta2, eps, decay, c1,
                  c2);
@@ -279,7 +275,7 @@ void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr,
 double ml_sum_squares(int64_t n, const float *x, int threads) {
     const struct table *t = ml_active();
     double total = 0;
-#pragma omp parallel for ordered schedule(dynamic)                                                 \
+#pragma omp parallel for ordered schedule(static)                                                  \
     num_threads(threads) if (threads > 1 && n > SMALL_MAP)
     for (int64_t i = 0; i < n; i += CHUNK) {
         const double part = t->sum_squares(min(CHUNK, n - i), x + i);

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sample(commands)
     _add_eval(commands)
+    _add_bench(commands)
     doctor = commands.add_parser("doctor", help="what runs here and why, what is amiss, the remedy")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(command=_doctor)
@@ -118,6 +119,26 @@ def _add_eval(commands: Any) -> None:
     )
     _add_unknown_flag(evaluation)
     _add_kernel_flags(evaluation)
+
+
+def _add_bench(commands: Any) -> None:
+    from minillm.bench import BENCHMARKS
+
+    bench = commands.add_parser("bench", help="how fast, beside NumPy and PyTorch")
+    bench.set_defaults(command=_bench)
+    bench.add_argument("benchmark", choices=BENCHMARKS, metavar=f"{{{','.join(BENCHMARKS)}}}")
+    bench.add_argument("--against", choices=("torch",), help="compare with PyTorch as well")
+    bench.add_argument("--json", metavar="FILE", help="keep the result (see minillm.bench)")
+    bench.add_argument("--turns", type=int, default=7, metavar="N", help="of each contestant (7)")
+    bench.add_argument("--preset", choices=settings.PRESETS, help="of ops, train and decode")
+    bench.add_argument("--threads", type=int, metavar="N", help="of all contestants (all cores)")
+    bench.add_argument(
+        "--kernels",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="auto, numpy, or a list such as matmul=naive; again for one more contestant",
+    )
 
 
 def _add_unknown_flag(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +236,25 @@ def _eval(args: argparse.Namespace) -> int:
     losses |= evaluate.yardsticks(train_ids, [ids], tokenizer.vocab_size)
     print(f"{args.run} on {name}: {len(ids) - 1:,} tokens")
     print(evaluate.table(losses, len(ids) / len(text)))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from minillm import bench
+    from minillm.bench import table
+
+    if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
+        raise UserError(f"--json {args.json}: there is no such directory; make it first")
+    options = bench.Options(
+        args.benchmark, args.against, args.turns, args.threads, args.preset, tuple(args.kernels)
+    )
+    result = bench.run(options, lambda cases: tqdm(cases, unit="case", leave=False))
+    print(table.as_text(result))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 
