@@ -75,11 +75,11 @@ def _calibrate(contestant: Contestant, block: float) -> int:
     """How many calls make a block, after a first one that allocates and starts threads."""
     with _kernels_of(contestant):
         contestant.call()
-        start, calls = time.perf_counter(), 0
-        while (elapsed := time.perf_counter() - start) < block / 4:
+        start, calls, elapsed = time.perf_counter(), 0, 0.0
+        while not calls or elapsed < block / 4:
             contestant.call()
-            calls += 1
-    return max(1, round(block / (elapsed / calls)))
+            calls, elapsed = calls + 1, time.perf_counter() - start
+    return max(1, round(block * calls / elapsed))
 
 
 def _take_turn(contestant: Contestant, times: Times) -> None:
