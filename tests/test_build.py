@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -41,10 +42,15 @@ def tree(tmp_path):
 
 
 def python(tree: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    """Python in the tree, which therefore imports the tree's minillm."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MINILLM_", "PYTHONPATH"))}
+    """Python in the tree, which therefore imports the tree's minillm.
+
+    -S: an editable install would lend its compiled module to a tree that has none.
+    """
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MINILLM_")}
+    sites = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    clean["PYTHONPATH"] = os.pathsep.join([str(tree), *sites])
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-S", *arguments],
         cwd=tree,
         env=clean | variables,
         stdout=subprocess.PIPE,

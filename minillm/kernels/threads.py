@@ -17,7 +17,9 @@ except ImportError:  # Windows has no count of involuntary context switches
     getrusage = None
 
 WINDOW, ALONE = 0.1, 2.0  # seconds between two looks; seconds on one thread after a bad one
-PREEMPTIONS = 90  # a second, of all threads together: 30 on a quiet machine, 180 with one busy process
+PREEMPTIONS = (
+    90  # a second, of all threads together: 30 on a quiet machine, 180 with one busy process
+)
 _threads = _cffi.default_threads()
 _looked = _alone_until = 0.0
 _preempted = 0
