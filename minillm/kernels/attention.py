@@ -8,7 +8,7 @@ Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1; Dao et al. 2022, arXi
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, check, rungs
+from minillm.kernels.kernel import Kernel, rungs
 
 
 def _probabilities(q, k, causal, scale, lse=None) -> tuple[np.ndarray, np.ndarray]:
@@ -64,18 +64,19 @@ def vjp_specification(
 
 def _check(q, k, v, scale) -> None:
     fits = q.ndim == k.ndim == 4 and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
-    check(
-        fits and k.shape == v.shape,
-        f"attention: q {q.shape}, k {k.shape}, v {v.shape} must be (B, H, T, D), (B, H, S, D) ×2",
-    )
-    check(scale > 0, f"attention: scale must be positive, got {scale}")
+    if not (fits and k.shape == v.shape):
+        raise ValueError(
+            f"attention: q {q.shape} must be (B, H, T, D), k {k.shape} and v {v.shape} (B, H, S, D)"
+        )
+    if not scale > 0:
+        raise ValueError(f"attention: scale must be positive, got {scale}")
 
 
 def _check_vjp(q, k, v, o, do, lse, scale) -> None:
     _check(q, k, v, scale)
     shapes = (o.shape, do.shape, lse.shape)
-    fits = shapes == (q.shape, q.shape, q.shape[:3])
-    check(fits, f"attention_vjp: q {q.shape} does not fit o, do and lse {shapes}")
+    if shapes != (q.shape, q.shape, q.shape[:3]):
+        raise ValueError(f"attention_vjp: q {q.shape} does not fit o, do and lse {shapes}")
 
 
 def _rows(a: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ C side: csrc/embedding.c
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, check, check_indices, rungs
+from minillm.kernels.kernel import Kernel, check_indices, rungs
 
 
 def vjp_specification(dy: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
@@ -18,7 +18,8 @@ def vjp_specification(dy: np.ndarray, ids: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _check(dy, ids, rows) -> None:
-    check(dy.shape[:-1] == ids.shape, f"embedding_vjp: dy {dy.shape} does not fit ids {ids.shape}")
+    if dy.shape[:-1] != ids.shape:
+        raise ValueError(f"embedding_vjp: dy {dy.shape} does not fit ids {ids.shape}")
     check_indices("embedding_vjp", ids, rows)
 
 

@@ -10,7 +10,7 @@ from math import pi, sqrt
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, check, rungs
+from minillm.kernels.kernel import Kernel, rungs
 
 
 @lru_cache(maxsize=1)
@@ -63,15 +63,18 @@ def specification(x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray,
 
 def vjp_specification(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """dx = dy ⊙ slope, the slope from forward.   slope, dy: one shape."""
-    check(slope.shape == dy.shape, f"gelu_vjp: slope {slope.shape} and dy {dy.shape} must agree")
+    _check_vjp(slope, dy)
     return dy * slope
 
 
 def _check(approximate: str) -> None:
-    check(
-        approximate in ("none", "tanh"),
-        f'gelu: approximate must be "none" or "tanh", got {approximate!r}',
-    )
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'gelu: approximate must be "none" or "tanh", got {approximate!r}')
+
+
+def _check_vjp(slope, dy) -> None:
+    if slope.shape != dy.shape:
+        raise ValueError(f"gelu_vjp: slope {slope.shape} and dy {dy.shape} must agree")
 
 
 def _compiled(threads, x, approximate="none"):
@@ -89,7 +92,7 @@ def _compiled(threads, x, approximate="none"):
 
 
 def _compiled_vjp(threads, slope, dy):
-    check(slope.shape == dy.shape, f"gelu_vjp: slope {slope.shape} and dy {dy.shape} must agree")
+    _check_vjp(slope, dy)
     dx = np.empty(slope.shape, np.float32)
     _cffi.lib.ml_gelu_vjp(
         dx.size, _cffi.source(slope), _cffi.source(dy), _cffi.target(dx), threads()

@@ -89,12 +89,6 @@ def rungs(function: Callable) -> dict[str, Callable]:
     return {"simd": partial(function, lambda: 1), "parallel": partial(function, threads)}
 
 
-def check(holds: bool, message: str) -> None:
-    """Raises: ValueError(message) unless it holds; the C side checks nothing."""
-    if not holds:
-        raise ValueError(message)
-
-
 def check_indices(name: str, ids: np.ndarray, rows: int, ignored: int | None = None) -> None:
     """Raises: ValueError unless every index is in 0 … rows - 1, or the one ignored."""
     kept = ids if ignored is None else ids[ids != ignored]

@@ -6,7 +6,7 @@ Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 3.
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, check, rungs
+from minillm.kernels.kernel import Kernel, rungs
 
 
 def specification(
@@ -30,16 +30,17 @@ def specification(
 
 def _check(x, weight, bias) -> None:
     for name, w in (("weight", weight), ("bias", bias)):
-        fits = w is None or w.shape == x.shape[-1:]
-        check(fits, f"layer_norm: {name} must have shape {x.shape[-1:]}, got {np.shape(w)}")
+        if w is not None and w.shape != x.shape[-1:]:
+            raise ValueError(f"layer_norm: {name} must have shape {x.shape[-1:]}, got {w.shape}")
 
 
 def _compiled(threads, x, weight, bias, eps=1e-5):
     _check(x, weight, bias)
     n, y = x.shape[-1], np.empty(x.shape, np.float32)
-    mean = np.full(x.shape[:-1], np.nan, np.float32)  # the mean of nothing is NaN
-    rstd = mean.copy()
-    if x.size:
+    mean, rstd = np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
+    if n == 0:
+        mean[...] = rstd[...] = np.nan  # of nothing
+    elif x.size:
         _cffi.lib.ml_layer_norm(
             x.size // n, n, _cffi.source(x), _cffi.source(weight), _cffi.source(bias), eps,
             _cffi.target(y), _cffi.target(mean), _cffi.target(rstd), threads(),
@@ -66,8 +67,8 @@ def vjp_specification(
 def _check_vjp(dy, x, weight, mean, rstd) -> None:
     _check(x, weight, None)
     shapes = (dy.shape, mean.shape, rstd.shape)
-    fits = shapes == (x.shape, x.shape[:-1], x.shape[:-1])
-    check(fits, f"layer_norm_vjp: x {x.shape} does not fit dy, mean and rstd {shapes}")
+    if shapes != (x.shape, x.shape[:-1], x.shape[:-1]):
+        raise ValueError(f"layer_norm_vjp: x {x.shape} does not fit dy, mean and rstd {shapes}")
 
 
 def _compiled_vjp(threads, dy, x, weight, mean, rstd):

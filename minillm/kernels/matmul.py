@@ -54,6 +54,9 @@ def _shapes(a, b, trans_a, trans_b, out) -> tuple[tuple[int, ...], int, int, int
 
 def _operand(a: np.ndarray, transposed: bool) -> tuple[np.ndarray, object, int, int]:
     """(array, pointer, row stride, column stride) in elements, one of the strides 1."""
+    if a.flags.carray:
+        row, col = (1, a.shape[-1]) if transposed else (a.shape[-1], 1)
+        return a, _cffi.source(a), row, col
     itemsize, (row, col) = a.itemsize, a.strides[-2:]
     if (row != itemsize and col != itemsize) or row < 0 or col < 0 or row % 4 or col % 4:
         a = np.ascontiguousarray(a)

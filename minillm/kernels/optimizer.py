@@ -6,7 +6,7 @@ Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
 import numpy as np
 
 from minillm.kernels import _cffi
-from minillm.kernels.kernel import Kernel, check, rungs
+from minillm.kernels.kernel import Kernel, rungs
 
 
 def adamw_specification(
@@ -31,8 +31,9 @@ def adamw_specification(
 
 
 def _check(p, g, m, v) -> None:
-    shapes = [a.shape for a in (p, g, m, v)]
-    check(len(set(shapes)) == 1, f"adamw: p, g, m and v must agree, got {shapes}")
+    if not p.shape == g.shape == m.shape == v.shape:
+        shapes = [a.shape for a in (p, g, m, v)]
+        raise ValueError(f"adamw: p, g, m and v must agree, got {shapes}")
 
 
 def _adamw(threads, p, g, m, v, lr, beta1, beta2, eps, decay, step):
