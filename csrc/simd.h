@@ -132,7 +132,8 @@ INLINE vec times_power_of_two(vec p, vec n) {
 
 /* e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2. Within 2 ULP over every float,
    results below FLT_MIN included. NaN gives NaN. Below -104, where e^x rounds to 0, lanes compute
-   e^0 and are cleared: a subnormal product there would cost 150 cycles, and tails are full of them.
+   e^0 and are cleared: x86 takes a detour through microcode for a subnormal result, and tails are
+   full of them (one head of attention, (64, 64, 32): 10.8 us instead of 16.6).
    Source: Cody and Waite 1980, chapter 6; the polynomial is a minimax fit of (e^r - 1 - r) / r^2.
  */
 INLINE vec vexp(vec x) {

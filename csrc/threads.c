@@ -45,7 +45,7 @@ int ml_count_threads(int threads) {
 /* One product, cut by rows. Each thread packs the block of B for itself when it takes its first
    rows: a copy costs 2 % of the work on half of 768 rows, and saves waiting for another thread's
    copy and fetching it from that core's cache. Cut by columns instead, two threads would write to
-   the two ends of the same cache lines (108 against 200 GFLOP/s at (768, 512, 128)). */
+   the two ends of the same cache lines (108 against 150 GFLOP/s at (768, 512, 128)). */
 static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                            float *c, int threads) {
     const struct table *t = ml_active();
@@ -86,12 +86,13 @@ void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const f
         return;
     }
     if (2.0 * (double)M * (double)N * (double)K * (double)batch < SMALL_PRODUCT) threads = 1;
-    if (batch == 1 && M > 2 * t->matmul_rows) {
+    if (batch == 1 && M > 2 * t->matmul_rows && N < 2 * M) {
         matmul_by_rows(M, N, K, (struct matrix){a, a_row, a_col}, (struct matrix){b, b_row, b_col},
                        c, threads);
         return;
     }
-    /* Many products, or few rows: a task is some columns of one product. */
+    /* Many products, or one with few rows, which would not repay a copy of B for each thread: a
+       task is some columns of one product. */
     const int64_t width = batch > 1 ? N : t->matmul_columns * ceil_div(N, 16 * t->matmul_columns);
     const int64_t parts = width ? ceil_div(N, width) : 0;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
