@@ -59,11 +59,7 @@ class Tensor:
     __array_ufunc__ = None  # array * tensor is tensor.__rmul__(array), not an array of tensors
 
     def __init__(self, array: object, requires_grad: bool = False):
-        if isinstance(array, Tensor):
-            array = array.data
-        data = np.asarray(array)
-        if data.dtype == np.float64 and not isinstance(array, np.ndarray | np.generic):
-            data = data.astype(np.float32)
+        data = array if type(array) is np.ndarray else _as_array(array)
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"Tensor: only floats can require gradients, got {data.dtype}")
         self.data: np.ndarray = data
@@ -229,6 +225,14 @@ class Tensor:
 
     def masked_fill(self, mask, value):
         return _functional().masked_fill(self, mask, value)
+
+
+def _as_array(a: object) -> np.ndarray:
+    if isinstance(a, Tensor):
+        return a.data
+    data = np.asarray(a)
+    python_floats = data.dtype == np.float64 and not isinstance(a, np.ndarray | np.generic)
+    return data.astype(np.float32) if python_floats else data
 
 
 def _one_tuple(args: tuple) -> tuple[int, ...]:
