@@ -123,7 +123,7 @@ INLINE vec polynomial(vec x, const float *c, int n) {
 /* p 2^n for an integer n in -150 ... 128, rounded once where the result is subnormal. */
 INLINE vec times_power_of_two(vec p, vec n) {
 #if LANES == 16
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n); /* a quarter of exp's time otherwise */
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n); /* one instruction */
 #else
     const ivec k = (ivec)(n + splat(ROUND)) - (ivec)splat(ROUND), half = k >> 1;
     return p * (vec)((half + 127) << 23) * (vec)((k - half + 127) << 23);

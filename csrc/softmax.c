@@ -5,8 +5,8 @@
    of y is 0. A row of -inf gives NaN (0 / 0), as does a +inf or NaN anywhere in it. x and y may be
    the same memory. Sums run over LANES partial sums, folded in a fixed order.
 
-   About 4 N exp-steps a row; 8 bytes an element from memory when the row stays in the cache between
-   the passes, 16 when it does not. */
+   About 25 FLOP an element, 20 of them in exp; 8 bytes an element from memory when the row stays in
+   the cache between the passes, 16 when it does not. */
 
 /* naive: three passes, one element at a time, the C library's expf. */
 LOCAL void softmax_naive(int64_t n, int64_t length, const float *x, float *y) {

@@ -13,8 +13,8 @@
 #include "table.h"
 #include "api.h"
 
-/* Work too small to pay for waking a thread (about 3 us here): FLOP of a product, floats touched
-   by anything else. */
+/* Work too small to pay for waking a thread, estimated and not yet measured: FLOP of a product,
+   floats touched by anything else. */
 enum { SMALL_PRODUCT = 400000, SMALL_MAP = 16384 };
 enum { CHUNK = 8192 }; /* floats in a task of an element-wise operation: 32 KB */
 
@@ -24,7 +24,8 @@ static int64_t rows_per_task(int64_t n) { return n < CHUNK ? ceil_div(CHUNK, n >
 static _Alignas(64) _Thread_local float matmul_scratch[MATMUL_SCRATCH];
 
 /* A training step frees what it allocated, some 40 MB at char-small. glibc then gives the pages
-   back to the system, and the next step takes 11,000 page faults to get them again: 35 of 60 ms. */
+   back to the system, and the next step takes 11,000 page faults to get them again; with this,
+   none. */
 void ml_keep_memory(void) {
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, 1 << 30);
