@@ -13,10 +13,12 @@ void ml_keep_memory(void); /* ask malloc to keep freed memory for the next step;
 int ml_count_threads(int threads); /* how many threads a parallel region of `threads` really gets */
 
 /* c[i] = a[i] b[i] for each i < batch; a[i] starts at a + a_at[i], and so on; NULL means 0.
-   rung: 0 naive, 1 reordered, 2 tiled, 3 simd (and parallel, with threads > 1). */
+   rung: 0 naive, 1 reordered, 2 tiled, 3 simd (and parallel, with threads > 1). Rung 3 then takes
+   what is not NULL: c += add (rows add_row apart), c *= times, slope = gelu'(c) and c = gelu(c). */
 void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
                const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b,
-               const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, int threads);
+               const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, const float *add,
+               int64_t add_row, const float *times, float *slope, int tanh_form, int threads);
 
 /* Over rows of n. rung: 0 naive, 1 simd. With causal > 0 row r sees r % causal + 1 + (n - causal)
    entries: the rows are those of (causal, n) score matrices. */

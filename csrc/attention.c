@@ -24,7 +24,7 @@ LOCAL void attention(int64_t T, int64_t S, int64_t D, float scale, bool causal, 
     for (int64_t t0 = 0, step = queries(T); t0 < T; t0 += step) {
         const int64_t rows = min(step, T - t0), keys = visible(causal, t0 + rows - 1, S);
         const struct matrix qt = {q.data + t0 * q.row, q.row, 1}, pt = {p, keys, 1};
-        matmul_simd(rows, keys, D, qt, k_transposed, p, keys, false, scratch);
+        matmul_simd(rows, keys, D, qt, k_transposed, (struct result){.c = p, .row = keys}, scratch);
         float one_over_sum[QUERIES];
         for (int64_t i = 0; i < rows; ++i) {
             float *row = p + i * keys;
@@ -35,7 +35,8 @@ LOCAL void attention(int64_t T, int64_t S, int64_t D, float scale, bool causal, 
             lse[t0 + i] = m + logf(sum);
             for (int64_t j = length; j < keys; ++j) row[j] = 0;
         }
-        matmul_simd(rows, D, keys, pt, v, o + t0 * o_row, o_row, false, scratch);
+        matmul_simd(rows, D, keys, pt, v, (struct result){.c = o + t0 * o_row, .row = o_row},
+                    scratch);
         for (int64_t i = 0; i < rows; ++i) row_scale(D, one_over_sum[i], o + (t0 + i) * o_row);
     }
 }
@@ -54,8 +55,9 @@ LOCAL void attention_vjp(int64_t T, int64_t S, int64_t D, float scale, bool caus
         const int64_t rows = min(step, T - t0), keys = visible(causal, t0 + rows - 1, S);
         const struct matrix qt = {q.data + t0 * q.row, q.row, 1};
         const struct matrix gt = {grad.data + t0 * grad.row, grad.row, 1};
-        matmul_simd(rows, keys, D, qt, k_transposed, p, keys, false, scratch);
-        matmul_simd(rows, keys, D, gt, v_transposed, dp, keys, false, scratch);
+        matmul_simd(rows, keys, D, qt, k_transposed, (struct result){.c = p, .row = keys}, scratch);
+        matmul_simd(rows, keys, D, gt, v_transposed, (struct result){.c = dp, .row = keys},
+                    scratch);
         for (int64_t i = 0; i < rows; ++i) {
             float *pi = p + i * keys, *di = dp + i * keys;
             const int64_t length = visible(causal, t0 + i, S);
@@ -74,12 +76,15 @@ LOCAL void attention_vjp(int64_t T, int64_t S, int64_t D, float scale, bool caus
         }
         const struct matrix ds = {dp, keys, 1}, ds_transposed = {dp, 1, keys},
                             p_transposed = {p, 1, keys};
-        matmul_simd(rows, D, keys, ds, k, dq + t0 * dq_row, dq_row, false, scratch);
+        matmul_simd(rows, D, keys, ds, k, (struct result){.c = dq + t0 * dq_row, .row = dq_row},
+                    scratch);
         for (int64_t j = seen; j < keys; ++j)
             for (int64_t d = 0; d < D; ++d) dk[j * dk_row + d] = dv[j * dv_row + d] = 0;
         seen = keys;
-        matmul_simd(keys, D, rows, ds_transposed, qt, dk, dk_row, true, scratch);
-        matmul_simd(keys, D, rows, p_transposed, gt, dv, dv_row, true, scratch);
+        matmul_simd(keys, D, rows, ds_transposed, qt,
+                    (struct result){.c = dk, .row = dk_row, .add = dk, .add_row = dk_row}, scratch);
+        matmul_simd(keys, D, rows, p_transposed, gt,
+                    (struct result){.c = dv, .row = dv_row, .add = dv, .add_row = dv_row}, scratch);
     }
     for (int64_t j = seen; j < S; ++j) /* keys that no query sees */
         for (int64_t d = 0; d < D; ++d) dk[j * dk_row + d] = dv[j * dv_row + d] = 0;

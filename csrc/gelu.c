@@ -44,8 +44,8 @@ LOCAL void gelu_tanh(int64_t n, const float *x, float *y, float *slope) {
     }
 }
 
-/* dx = dy slope. */
-LOCAL void gelu_vjp(int64_t n, const float *restrict slope, const float *restrict dy,
-                    float *restrict dx) {
-    for (int64_t i = 0; i < n; ++i) dx[i] = dy[i] * slope[i];
+/* dx = dy slope; dx and dy may be the same memory. */
+LOCAL void gelu_vjp(int64_t n, const float *slope, const float *dy, float *dx) {
+    for (int64_t j = 0; j < n; j += LANES)
+        store_upto(dx + j, n - j, load_upto(dy + j, n - j, 0) * load_upto(slope + j, n - j, 0));
 }

@@ -74,17 +74,24 @@ LOCAL void matmul_tiled(int64_t M, int64_t N, int64_t K, struct matrix a, struct
    a[13,k] acc | acc  |
       +-------+-------+
 
-   A block of B, at most KC x NC, is packed panel by panel (K x NR each, contiguous, padded with
-   zeros) and stays in the L2 cache (384 x 256 floats are 384 KB) while the row tiles pass by. A
-   tile of A (14 x 384 floats, 21 KB) stays in L1 while it meets all panels, and so do the pages of
-   its rows and of C's; a panel comes from L2 at 128 bytes for every 14 cycles of multiply-adds. */
+   A block of B, KC x NC or of another shape with as many elements, is packed panel by panel (K x NR
+   each, contiguous, padded with zeros) and stays in the L2 cache (384 x 256 floats are 384 KB)
+   while the row tiles pass by. A tile of A (14 x 384 floats, 21 KB) stays in L1 while it meets all
+   panels; a panel comes from L2 at 128 bytes for every 14 cycles of multiply-adds.
+
+   A tile of C is written at its end, to lines that a training step left in L3. Asking for them at
+   its beginning hides that: (384, 512, 128) on cold memory takes 472 us instead of 628. */
 enum { MR = ML_MR, NR = 2 * LANES };
 
 INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
-                        const float *b, int64_t b_row, float *c, int64_t c_row, int64_t columns,
-                        bool add) {
+                        const float *b, int64_t columns, const struct result *to) {
     vec acc[MR][2] = {0};
-    for (int64_t k = 0; k < K; ++k, a += a_col, b += b_row) {
+    for (int i = 0; i < rows; ++i) {
+        __builtin_prefetch(to->c + i * to->row, 1);
+        __builtin_prefetch(to->c + i * to->row + LANES, 1);
+        if (to->add) __builtin_prefetch(to->add + i * to->add_row, 1);
+    }
+    for (int64_t k = 0; k < K; ++k, a += a_col, b += NR) {
         const vec b0 = load(b), b1 = load(b + LANES);
 #pragma GCC unroll 14
         for (int i = 0; i < rows; ++i) {
@@ -94,13 +101,13 @@ INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row
         }
     }
 #pragma GCC unroll 14
-    for (int i = 0; i < rows; ++i, c += c_row)
+    for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < 2; ++v) {
-            const int64_t n = columns - v * LANES;
+            const int64_t j = v * LANES, n = columns - j;
             if (n <= 0) break;
-            store_upto(c + v * LANES, n,
-                       add ? load_upto(c + v * LANES, n, 0) + acc[i][v] : acc[i][v]);
+            if (to->add) acc[i][v] += load_upto(to->add + i * to->add_row + j, n, 0);
+            store_upto(to->c + i * to->row + j, n, acc[i][v]);
         }
 }
 
@@ -108,12 +115,12 @@ INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row
 #define ROWS(n)                                                                                    \
     case n:                                                                                        \
         if (a.row == 1)                                                                            \
-            matmul_tile(n <= MR ? n : MR, K, a.data, 1, a.col, b, b_row, c, c_row, columns, add);  \
+            matmul_tile(n <= MR ? n : MR, K, a.data, 1, a.col, b, columns, to);                    \
         else                                                                                       \
-            matmul_tile(n <= MR ? n : MR, K, a.data, a.row, 1, b, b_row, c, c_row, columns, add);  \
+            matmul_tile(n <= MR ? n : MR, K, a.data, a.row, 1, b, columns, to);                    \
         break;
-LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b, int64_t b_row,
-                       float *c, int64_t c_row, int64_t columns, bool add) {
+LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b, int64_t columns,
+                       const struct result *to) {
     switch (rows) {
         ROWS(1)
         ROWS(2)
@@ -139,6 +146,7 @@ LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int
             for (int64_t j = 0; j < width; j += LANES) {
                 const int64_t left = n - j;
                 const float *p = in + k * in_row + j;
+                __builtin_prefetch(p + width);
                 store(out + k * width + j, left > 0 ? load_upto(p, left, 0) : splat(0));
             }
         return;
@@ -147,8 +155,11 @@ LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int
         for (int64_t j = (width - 1) / LANES * LANES; j >= 0; j -= LANES) {
             vec rows[LANES];
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i)
-                rows[i] = j + i < n ? load_upto(in + (j + i) * in_col + k, K - k, 0) : splat(0);
+            for (int i = 0; i < LANES; ++i) {
+                const float *p = in + (j + i) * in_col + k;
+                __builtin_prefetch(p + width * in_col);
+                rows[i] = j + i < n ? load_upto(p, K - k, 0) : splat(0);
+            }
             transpose(rows);
             float *p = out + k * width + j;
 #pragma GCC unroll 16
@@ -157,48 +168,46 @@ LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int
         }
 }
 
-/* Where tile t starts when M rows are cut into tiles of at most MR rows, as even as can be. */
-INLINE int64_t tile_start(int64_t M, int64_t tiles, int64_t t) { return M * t / tiles; }
-
 /* The panels of a K x N block of B, K <= KC, one after the other. */
 LOCAL void matmul_pack_b(int64_t K, int64_t N, struct matrix b, float *packed) {
     for (int64_t j = 0; j < N; j += NR)
         matmul_pack(K, min(NR, N - j), NR, b.data + j * b.col, b.row, b.col, packed + j * K);
 }
 
-/* C (+)= A B for a packed block of B; `a_tile` holds MR x KC floats and some. Tiles first ... last
-   - 1 of those that M rows are cut into. */
-LOCAL void matmul_tiles(int64_t M, int64_t first, int64_t last, int64_t N, int64_t K,
-                        struct matrix a, const float *packed_b, float *c, int64_t c_row, bool add,
-                        float *a_tile) {
-    const int64_t tiles = (M + MR - 1) / MR;
-    for (int64_t t = first; t < last; ++t) {
-        const int64_t i = tile_start(M, tiles, t), rows = tile_start(M, tiles, t + 1) - i;
-        struct matrix at = {a.data + i * a.row, a.row, a.col};
-        if (N >=
-            PACK_A_FROM * NR) { /* many panels repay a copy: about 0.3 cycles an element, once */
-            matmul_pack(K, rows, MR, at.data, a.col, a.row, a_tile);
-            at = (struct matrix){a_tile, 1, MR};
-        }
-        for (int64_t j = 0; j < N; j += NR)
-            matmul_rows(rows, K, at, packed_b + j * K, NR, c + i * c_row + j, c_row, min(NR, N - j),
-                        add);
+/* What is left to do with rows of C whose sums are complete, while they are in L1. */
+LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to) {
+    for (int64_t i = 0; i < rows; ++i) {
+        float *c = to.c + i * to.row;
+        if (to.slope) (to.tanh_form ? gelu_tanh : gelu_exact)(columns, c, c, to.slope + i * to.row);
+        if (to.times) gelu_vjp(columns, to.times + i * to.row, c, c);
     }
 }
 
-/* C (+)= A B on one thread. `scratch` holds MATMUL_SCRATCH floats, aligned to 64 bytes. */
-LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
-                       int64_t c_row, bool add, float *scratch) {
+/* C = A B, finished as `to` says, on one thread. `scratch`: MATMUL_SCRATCH floats, aligned to 64
+   bytes. */
+LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                       struct result to, float *scratch) {
     const int64_t slices = K > KC ? (K + KC - 1) / KC : 1, tiles = (M + MR - 1) / MR;
+    const int64_t fit = K ? KC * NC / ((K + slices - 1) / slices) / NR * NR : NC;
     float *a_tile = scratch + KC * NC;
-    for (int64_t slice = 0; slice < slices; ++slice, add = true) {
-        const int64_t k = tile_start(K, slices, slice), kc = tile_start(K, slices, slice + 1) - k;
-        const struct matrix ak = {a.data + k * a.col, a.row, a.col};
-        for (int64_t j = 0; j < N; j += NC) {
-            const int64_t columns = min(NC, N - j);
-            const struct matrix bk = {b.data + k * b.row + j * b.col, b.row, b.col};
-            matmul_pack_b(kc, columns, bk, scratch);
-            matmul_tiles(M, 0, tiles, columns, kc, ak, scratch, c + j, c_row, add, a_tile);
+    for (int64_t slice = 0; slice < slices; ++slice, to.add = to.c, to.add_row = to.row) {
+        const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
+        for (int64_t j = 0; j < N; j += fit) {
+            const int64_t columns = min(fit, N - j);
+            matmul_pack_b(kc, columns, block(b, k, j), scratch);
+            for (int64_t t = 0; t < tiles; ++t) {
+                const int64_t i = part(M, tiles, t), rows = part(M, tiles, t + 1) - i;
+                struct matrix at = block(a, i, k);
+                if (a.row == 1 || columns >= PACK_A_FROM * NR) {
+                    matmul_pack(kc, rows, MR, at.data, a.col, a.row, a_tile);
+                    at = (struct matrix){a_tile, 1, MR};
+                }
+                for (int64_t p = 0; p < columns; p += NR) {
+                    const struct result tile = result_at(to, i, j + p);
+                    matmul_rows(rows, kc, at, scratch + p * kc, min(NR, columns - p), &tile);
+                }
+                if (slice == slices - 1) matmul_finish(rows, columns, result_at(to, i, j));
+            }
         }
     }
 }

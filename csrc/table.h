@@ -12,6 +12,33 @@ struct matrix {
     int64_t row, col;
 };
 
+/* Its part that starts at element (i, j). */
+static inline struct matrix block(struct matrix m, int64_t i, int64_t j) {
+    return (struct matrix){m.data + i * m.row + j * m.col, m.row, m.col};
+}
+
+/* Where the sums of a product go, and what happens to them on the way. Rows are contiguous. */
+struct result {
+    float *c;
+    int64_t row;      /* from one row of c to the next, and of times and slope */
+    const float *add; /* c = a b + add: a bias (add_row 0), a residual, c itself; or NULL */
+    int64_t add_row;
+    const float *times; /* then c = c * times; or NULL */
+    float *slope;       /* then slope = gelu'(c), c = gelu(c); or NULL */
+    bool tanh_form;
+};
+
+static inline struct result result_at(struct result to, int64_t i, int64_t j) {
+    to.c += i * to.row + j;
+    if (to.add) to.add += i * to.add_row + j;
+    if (to.times) to.times += i * to.row + j;
+    if (to.slope) to.slope += i * to.row + j;
+    return to;
+}
+
+/* Where part i begins when n things are cut into `parts`, as even as can be. */
+static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
 /* Blocks of the packed product, in floats; matmul.c says why. */
 enum { KC = 384, NC = 256, MR_MAX = 14, NR_MAX = 32 };
 enum { MATMUL_SCRATCH = KC * NC + KC * MR_MAX + 16 }; /* a block of B, a tile of A: 415 KB */
@@ -23,13 +50,9 @@ typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struc
 struct table {
     const char *name;
     matmul_rung *matmul[3]; /* naive, reordered, tiled */
-    void (*matmul_simd)(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b, float *c,
-                        int64_t c_row, bool add, float *scratch);
-    void (*matmul_pack_b)(int64_t K, int64_t N, struct matrix b, float *packed);
-    void (*matmul_tiles)(int64_t M, int64_t first, int64_t last, int64_t N, int64_t K,
-                         struct matrix a, const float *packed_b, float *c, int64_t c_row, bool add,
-                         float *a_tile);
-    int64_t matmul_rows, matmul_columns; /* of the register tile: MR, NR */
+    void (*matmul_simd)(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                        struct result to, float *scratch);
+    int64_t matmul_columns; /* of the register tile: NR */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
     void (*softmax_vjp[2])(int64_t n, const float *y, const float *dy, float *dx);
     void (*layer_norm)(int64_t n, const float *x, const float *weight, const float *bias, float eps,

@@ -2,8 +2,8 @@
    target's serial kernel. Built once, for the baseline; without OpenMP the pragmas do nothing.
 
    The same bits at any number of threads: a task computes its own part of the result in a fixed
-   order, tasks are cut by the sizes alone, and where parts are summed (layer_norm_vjp, sum_squares)
-   they are folded in the order of their index. Thread i of n takes the i-th part of the
+   order, and where parts are summed (layer_norm_vjp, sum_squares), they are cut by the sizes alone
+   and folded in the order of their index. Thread i of n takes the i-th part of the
    tasks, which are cut by rows: what a thread writes in one operation lies in its core's cache when
    it reads it in the next, and two threads share a cache line only where their parts meet. */
 #include <stdlib.h>
@@ -43,66 +43,37 @@ int ml_count_threads(int threads) {
     return count;
 }
 
-/* One product, cut by rows. Each thread packs the block of B for itself when it takes its first
-   rows: a copy costs 2 % of the work on half of 768 rows, and saves waiting for another thread's
-   copy and fetching it from that core's cache. Cut by columns instead, two threads would write to
-   the two ends of the same cache lines (108 against 150 GFLOP/s at (768, 512, 128)). */
-static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
-                           float *c, int threads) {
-    const struct table *t = ml_active();
-    const int64_t tiles = ceil_div(M, t->matmul_rows), slices = K > KC ? ceil_div(K, KC) : 1;
-    const int64_t step = tiles < 32 ? 1 : tiles / 32; /* tiles in a task */
-    for (int64_t slice = 0; slice < slices; ++slice) {
-        const int64_t k = K * slice / slices, kc = K * (slice + 1) / slices - k;
-        const int64_t NR = t->matmul_columns, fit = KC * NC / (kc ? kc : 1) / NR * NR;
-        const struct matrix ak = {a.data + k * a.col, a.row, a.col};
-        for (int64_t j = 0; j < N; j += fit) {
-            const int64_t columns = min(fit, N - j);
-            const struct matrix bk = {b.data + k * b.row + j * b.col, b.row, b.col};
-#pragma omp parallel num_threads(threads) if (threads > 1)
-            {
-                bool packed = false;
-                float *block = matmul_scratch, *a_tile = block + KC * NC;
-#pragma omp for schedule(static)
-                for (int64_t first = 0; first < tiles; first += step) {
-                    if (!packed) t->matmul_pack_b(kc, columns, bk, block);
-                    packed = true;
-                    t->matmul_tiles(M, first, min(first + step, tiles), columns, kc, ak, block,
-                                    c + j, N, slice > 0, a_tile);
-                }
-            }
-        }
-    }
-}
-
+/* One product is cut by rows: a thread's rows of A and C then lie in its own core's cache from one
+   operation to the next. Each thread packs all of B for itself; at 384 rows the copy costs 4 % of
+   the work, and waiting for another thread's copy would cost more. A product with few rows is cut
+   by columns instead, by whole panels. */
 void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
                const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b,
-               const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, int threads) {
+               const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, const float *add,
+               int64_t add_row, const float *times, float *slope, int tanh_form, int threads) {
     const struct table *t = ml_active();
-    if (rung < 3) {
-        for (int64_t i = 0; i < batch; ++i)
-            t->matmul[rung](M, N, K, (struct matrix){a + (a_at ? a_at[i] : 0), a_row, a_col},
-                            (struct matrix){b + (b_at ? b_at[i] : 0), b_row, b_col}, c + i * M * N,
-                            N);
-        return;
-    }
-    if (2.0 * (double)M * (double)N * (double)K * (double)batch < SMALL_PRODUCT) threads = 1;
-    if (batch == 1 && M > 2 * t->matmul_rows && N < 2 * M) {
-        matmul_by_rows(M, N, K, (struct matrix){a, a_row, a_col}, (struct matrix){b, b_row, b_col},
-                       c, threads);
-        return;
-    }
-    /* Many products, or one with few rows, which would not repay a copy of B for each thread: a
-       task is some columns of one product. */
-    const int64_t width = batch > 1 ? N : t->matmul_columns * ceil_div(N, 16 * t->matmul_columns);
-    const int64_t parts = width ? ceil_div(N, width) : 0;
+    const struct result to = {c, N, add, add_row, times, slope, tanh_form};
+    const int64_t NR = t->matmul_columns, panels = ceil_div(N, NR);
+    const double flop = 2.0 * (double)batch * (double)M * (double)N * (double)K;
+    if (rung < 3 || flop < SMALL_PRODUCT) threads = 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t task = 0; task < batch * parts; ++task) {
-        const int64_t i = task / parts, j = task % parts * width;
-        const struct matrix ai = {a + (a_at ? a_at[i] : 0), a_row, a_col};
-        const struct matrix bi = {b + (b_at ? b_at[i] : 0) + j * b_col, b_row, b_col};
-        t->matmul_simd(M, min(width, N - j), K, ai, bi, c + i * M * N + j, N, false,
-                       matmul_scratch);
+    for (int p = 0; p < threads; ++p) {
+        const bool one = batch == 1, by_rows = one && N < 2 * M, by_columns = one && !by_rows;
+        const int64_t first = one ? 0 : part(batch, threads, p),
+                      last = one ? 1 : part(batch, threads, p + 1);
+        const int64_t i = by_rows ? part(M, threads, p) : 0,
+                      rows = by_rows ? part(M, threads, p + 1) - i : M;
+        const int64_t j = by_columns ? NR * part(panels, threads, p) : 0,
+                      columns = by_columns ? min(N, NR * part(panels, threads, p + 1)) - j : N;
+        for (int64_t n = first; n < last; ++n) {
+            const struct matrix an = {a + (a_at ? a_at[n] : 0), a_row, a_col},
+                                bn = {b + (b_at ? b_at[n] : 0), b_row, b_col};
+            if (rung < 3)
+                t->matmul[rung](M, N, K, an, bn, c + n * M * N, N);
+            else
+                t->matmul_simd(rows, columns, K, block(an, i, 0), block(bn, 0, j),
+                               result_at(to, n * M + i, j), matmul_scratch);
+        }
     }
 }
 

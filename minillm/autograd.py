@@ -298,17 +298,21 @@ class Gradients:
 
     def add(self, to: "Node | Tensor", g: np.ndarray, dy: np.ndarray) -> None:
         key = id(to)
+        fresh = g is not dy and isinstance(g, np.ndarray) and g.base is None
         if isinstance(to, Tensor):
             self.leaves[key] = to
         if key not in self.arrived:
             self.arrived[key] = g
-            if g is not dy and g.base is None:
+            if fresh:
                 self.ours.add(key)
-        elif key in self.ours and self.arrived[key].dtype == g.dtype:
+            return
+        before = self.arrived[key]
+        if key in self.ours and before.dtype == g.dtype:
             self.arrived[key] += g
-        else:
-            self.arrived[key] = self.arrived[key] + g
-            self.ours.add(key)
+            return
+        reuse = fresh and before.dtype == g.dtype
+        self.arrived[key] = np.add(before, g, out=g) if reuse else before + g
+        self.ours.add(key)
 
     def take(self, node: Node) -> np.ndarray:
         return self.arrived.pop(id(node))

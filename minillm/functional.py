@@ -202,26 +202,70 @@ def matmul(x, y):
 
 
 @op
-def linear(x, weight, bias=None):
-    """x Wᵀ + b.   x: (…, in), weight: (out, in), bias: (out,) → (…, out)."""
-    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
-        raise ValueError(f"linear: input {x.shape} and weight {weight.shape} do not fit")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"linear: bias must have shape {weight.shape[:1]}, got {bias.shape}")
-    rows = x.reshape(-1, x.shape[-1])
-    y = kernels.matmul(rows, weight, trans_b=True)
-    if bias is not None:
-        y += bias
+def linear(x, weight, bias=None, residual=None):
+    """x Wᵀ + b.   x: (…, in), weight: (out, in), bias: (out,) → (…, out).
+
+    residual: (…, out), added as well, in the same pass over memory.
+    """
+    _check_linear("linear", x, weight, bias)
 
     def vjp(dy):  # dx = dy W, dW = dyᵀ x, db = Σ dy
-        dy = dy.reshape(-1, dy.shape[-1])
+        return lambda: _times(dy, weight), lambda: _outer(dy, x), lambda: _rows(dy).sum(0), dy
+
+    return _times(x, weight, bias, residual, trans_b=True), vjp
+
+
+@op
+def feed_forward(x, fc, fc_bias, proj, proj_bias, residual=None, approximate: str = "none"):
+    """gelu(x W₁ᵀ + b₁) W₂ᵀ + b₂ (+ residual): two linears, with the GELU inside the products.
+
+    x: (…, C), fc: (H, C), proj: (C', H), the biases (H,) and (C',) or None → (…, C'). The GELU is
+    taken of each tile of the first product before it leaves the cache, and backward multiplies by
+    its slope in the same way.
+    """
+    _check_linear("feed_forward", x, fc, fc_bias)
+    slope = np.empty((*x.shape[:-1], fc.shape[0]), np.result_type(x, fc))
+    h = _times(x, fc, fc_bias, trans_b=True, slope=slope, approximate=approximate)
+    _check_linear("feed_forward", h, proj, proj_bias)
+
+    def vjp(dy):  # with z = x W₁ᵀ + b₁:  dz = dy W₂ ⊙ gelu'(z); the rest as in linear
+        dz = _times(dy, proj, times=slope)
         return (
-            lambda: kernels.matmul(dy, weight).reshape(x.shape),
-            lambda: kernels.matmul(dy, rows, trans_a=True),
-            lambda: dy.sum(0),
+            lambda: _times(dz, fc),
+            lambda: _outer(dz, x),
+            lambda: _rows(dz).sum(0),
+            lambda: _outer(dy, h),
+            lambda: _rows(dy).sum(0),
+            dy,
         )
 
-    return y.reshape(*x.shape[:-1], weight.shape[0]), vjp
+    return _times(h, proj, proj_bias, residual, trans_b=True), vjp
+
+
+def _check_linear(name, x, weight, bias) -> None:
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(f"{name}: input {x.shape} and weight {weight.shape} do not fit")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"{name}: bias must have shape {weight.shape[:1]}, got {bias.shape}")
+
+
+def _rows(a: np.ndarray) -> np.ndarray:
+    return a.reshape(-1, a.shape[-1])
+
+
+def _outer(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Σ over all rows of the outer products dy xᵀ.   dy: (…, out), x: (…, in) → (out, in)."""
+    return kernels.matmul(_rows(dy), _rows(x), trans_a=True)
+
+
+def _times(x, weight, bias=None, residual=None, **how) -> np.ndarray:
+    """kernels.matmul of (…, K) and a matrix; + bias (N,) + residual (…, N)."""
+    if x.ndim == 1:
+        how = {k: v[None] if k in ("times", "slope") else v for k, v in how.items()}
+        residual = None if residual is None else residual[None]
+        return _times(x[None], weight, bias, residual, **how)[0]
+    add = bias if residual is None else residual if bias is None else residual + bias
+    return kernels.matmul(x, weight, add=add, **how)
 
 
 # Reductions.
@@ -471,15 +515,17 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps: float = 1e-5):
     for name, w in (("weight", weight), ("bias", bias)):
         if w is not None and w.shape != shape:
             raise ValueError(f"layer_norm: {name} must have shape {shape}, got {w.shape}")
-    rows = x.reshape(-1, prod(shape))
+    rows = x if len(shape) == 1 else x.reshape(-1, prod(shape))
     flat = [None if w is None else w.reshape(-1) for w in (weight, bias)]
     y, mean, rstd = kernels.layer_norm(rows, *flat, eps)
 
     def vjp(dy):
-        dx, dw, db = kernels.layer_norm_vjp(dy.reshape(rows.shape), rows, flat[0], mean, rstd)
-        return dx.reshape(x.shape), None, dw.reshape(shape), db.reshape(shape)
+        dy = dy if rows is x else dy.reshape(rows.shape)
+        dx, dw, db = kernels.layer_norm_vjp(dy, rows, flat[0], mean, rstd)
+        dx = dx if rows is x else dx.reshape(x.shape)
+        return dx, None, dw.reshape(shape), db.reshape(shape)
 
-    return y.reshape(x.shape), vjp
+    return (y if rows is x else y.reshape(x.shape)), vjp
 
 
 # Attention.

@@ -116,6 +116,32 @@ CASES = {
         (F.linear, normal(3), normal(4, 3), normal(4)),
         (F.linear, normal(2, 5, 3), normal(4, 3), normal(4)),
         (lambda x, w, b: F.linear(bias=b, weight=w, x=x), normal(2, 3), normal(4, 3), normal(4)),
+        (F.linear, normal(2, 5, 3), normal(4, 3), normal(4), normal(2, 5, 4)),
+        (lambda x, w, r: F.linear(x, w, None, r), normal(3), normal(4, 3), normal(4)),
+    ],
+    "feed_forward": [
+        (
+            lambda x, a, b: F.feed_forward(x, a, None, b, None),
+            normal(5, 3),
+            normal(7, 3),
+            normal(2, 7),
+        ),
+        (
+            F.feed_forward,
+            normal(2, 5, 3),
+            normal(7, 3),
+            normal(7),
+            normal(3, 7),
+            normal(3),
+            normal(2, 5, 3),
+        ),
+        (F.feed_forward, normal(3), normal(7, 3), normal(7), normal(3, 7), normal(3), normal(3)),
+        (
+            lambda x, a, b: F.feed_forward(x, a, None, b, None, x, approximate="tanh"),
+            normal(2, 3),
+            normal(7, 3),
+            normal(3, 7),
+        ),
     ],
     "sum": [
         *each(F.sum, normal(2, 3), normal()),

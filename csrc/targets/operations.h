@@ -2,10 +2,10 @@
    The target has defined ML_TABLE (the name of its table), ML_NAME, LANES and ML_MR. */
 #include "../simd.h"
 
+#include "../gelu.c"
 #include "../matmul.c"
 #include "../softmax.c"
 #include "../layer_norm.c"
-#include "../gelu.c"
 #include "../cross_entropy.c"
 #include "../attention.c"
 #include "../embedding.c"
@@ -23,9 +23,6 @@ const struct table ML_TABLE = {
     .name = ML_NAME,
     .matmul = {matmul_naive, matmul_reordered, matmul_tiled},
     .matmul_simd = matmul_simd,
-    .matmul_pack_b = matmul_pack_b,
-    .matmul_tiles = matmul_tiles,
-    .matmul_rows = MR,
     .matmul_columns = NR,
     .softmax = {softmax_naive, softmax_simd},
     .softmax_vjp = {softmax_vjp_naive, softmax_vjp_simd},

@@ -47,7 +47,7 @@ def specification(x: np.ndarray, approximate: str = "none") -> tuple[np.ndarray,
     Φ(x) = (1 + erf(x/√2)) / 2, Φ'(x) = exp(-x²/2) / √(2π); approximate="tanh":
     Φ(x) ≈ 1 / (1 + e⁻²ᵘ), u = √(2/π) (x + 0.044715 x³).   x: any shape → y, slope.
     """
-    _check(approximate)
+    check_approximate(approximate)
     number = x.dtype.type
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if approximate == "none":
@@ -67,7 +67,7 @@ def vjp_specification(slope: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return dy * slope
 
 
-def _check(approximate: str) -> None:
+def check_approximate(approximate: str) -> None:
     if approximate not in ("none", "tanh"):
         raise ValueError(f'gelu: approximate must be "none" or "tanh", got {approximate!r}')
 
@@ -78,7 +78,7 @@ def _check_vjp(slope, dy) -> None:
 
 
 def _compiled(threads, x, approximate="none"):
-    _check(approximate)
+    check_approximate(approximate)
     y, slope = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
     _cffi.lib.ml_gelu(
         x.size,

@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from minillm.kernels import _cffi
+from minillm.kernels.gelu import check_approximate, gelu
 from minillm.kernels.kernel import Kernel
 from minillm.kernels.threads import threads
 
@@ -16,18 +17,46 @@ def specification(
     trans_a: bool = False,
     trans_b: bool = False,
     out: np.ndarray | None = None,
+    *,
+    add: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+    slope: np.ndarray | None = None,
+    approximate: str = "none",
 ) -> np.ndarray:
-    """a b, with a (…, M, K) or, if trans_a, (…, K, M); b (…, K, N) or, if trans_b, (…, N, K).
+    """c = a b, with a (…, M, K) or, if trans_a, (…, K, M); b (…, K, N) or, if trans_b, (…, N, K).
 
-    Leading axes broadcast. Result (…, M, N), written to `out` if given.
+    Leading axes broadcast. Result (…, M, N), written to `out` if given. What would be the next
+    pass over c can be done while it is in the cache: c + add, add (N,) or (…, M, N); c ⊙ times,
+    times (…, M, N); gelu(c), with its derivative written to slope (…, M, N), approximate as there.
     Raises: ValueError where the shapes do not fit.
     """
-    _shapes(a, b, trans_a, trans_b, out)
-    result = np.matmul(a.swapaxes(-1, -2) if trans_a else a, b.swapaxes(-1, -2) if trans_b else b)
+    lead, M, N, _ = _shapes(a, b, trans_a, trans_b, out)
+    _check_finish((*lead, M, N), add, times, slope)
+    c = np.matmul(a.swapaxes(-1, -2) if trans_a else a, b.swapaxes(-1, -2) if trans_b else b)
+    c = _finish(c, add, times, slope, approximate, gelu.specification)
     if out is None:
-        return result
-    np.copyto(out, result, casting="same_kind")
+        return c
+    np.copyto(out, c, casting="same_kind")
     return out
+
+
+def _finish(c, add, times, slope, approximate, gelu):
+    """What is done to a product that was not finished while it was made."""
+    if add is not None:
+        c = c + add
+    if times is not None:
+        c = c * times
+    if slope is not None:
+        c, slope[...] = gelu(c, approximate)
+    return c
+
+
+def _check_finish(shape, add, times, slope) -> None:
+    if add is not None and add.shape not in (shape, shape[-1:]):
+        raise ValueError(f"matmul: add must have shape {shape} or {shape[-1:]}, got {add.shape}")
+    for name, x in (("times", times), ("slope", slope)):
+        if x is not None and x.shape != shape:
+            raise ValueError(f"matmul: {name} must have shape {shape}, got {x.shape}")
 
 
 def _shapes(a, b, trans_a, trans_b, out) -> tuple[tuple[int, ...], int, int, int]:
@@ -79,11 +108,20 @@ def _offsets(a: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
     return at.reshape(-1)
 
 
-def _compiled(rung: int, parallel: bool, a, b, trans_a=False, trans_b=False, out=None):
+def _compiled(
+    rung: int, parallel: bool, a, b, trans_a=False, trans_b=False, out=None, *,
+    add=None, times=None, slope=None, approximate="none",
+):  # fmt: skip
     lead, M, N, K = _shapes(a, b, trans_a, trans_b, out)
+    shape = (*lead, M, N)
     c = out
-    if out is None or not out.flags.carray or not _cffi.is_float32(out) or _overlap(out, a, b):
-        c = np.empty((*lead, M, N), np.float32)
+    if (
+        out is None
+        or not out.flags.carray
+        or not _cffi.is_float32(out)
+        or _overlap(out, a, b, add, times, slope)
+    ):
+        c = np.empty(shape, np.float32)
     if b.ndim == 2 and a.ndim > 2 and not trans_a and a.flags.c_contiguous:
         M = prod(a.shape[:-1])
         a, lead = a.reshape(M, K), ()  # one tall product
@@ -92,28 +130,49 @@ def _compiled(rung: int, parallel: bool, a, b, trans_a=False, trans_b=False, out
     a_at = b_at = _cffi.NULL
     if lead:
         a_at, b_at = _cffi.ids(_offsets(a, lead)), _cffi.ids(_offsets(b, lead))
+    finish, left = NOTHING, ()
+    if add is not None or times is not None or slope is not None:
+        _check_finish(shape, add, times, slope)
+        if rung == PACKED and (slope is None or slope.flags.carray):
+            row = 0 if add is None or add.ndim < len(shape) else N
+            finish = _cffi.source(add), row, _cffi.source(times), *_slope(slope, approximate)
+        else:
+            left = add, times, slope, approximate, gelu
     _cffi.lib.ml_matmul(
         rung, prod(lead), M, N, K, a_pointer, a_at, a_row, a_col, b_pointer, b_at, b_row, b_col,
-        _cffi.target(c), threads() if parallel else 1,
+        _cffi.target(c), *finish, threads() if parallel else 1,
     )  # fmt: skip
+    if left:
+        c = _finish(c, *left)
     if out is not None and c is not out:
         np.copyto(out, c, casting="same_kind")
         return out
     return c
 
 
-def _overlap(out: np.ndarray, *inputs: np.ndarray) -> bool:
-    return any(np.may_share_memory(out, x) for x in inputs)
+PACKED = 3  # the rung in C that finishes a tile while it is in L1
+NOTHING = (_cffi.NULL, 0, _cffi.NULL, _cffi.NULL, 0)  # add, its row stride, times, slope, tanh form
 
 
-def flops(a, b, trans_a=False, trans_b=False, out=None) -> int:
+def _slope(slope, approximate) -> tuple[object, bool]:
+    check_approximate(approximate)
+    return (_cffi.NULL if slope is None else _cffi.target(slope)), approximate == "tanh"
+
+
+def _overlap(out: np.ndarray, *inputs: np.ndarray | None) -> bool:
+    return any(x is not None and np.may_share_memory(out, x) for x in inputs)
+
+
+def flops(a, b, trans_a=False, trans_b=False, out=None, add=None, times=None, slope=None, **_):
     lead, M, N, K = _shapes(a, b, trans_a, trans_b, out)
-    return 2 * prod(lead) * M * N * K
+    finish = (add is not None) + (times is not None) + (45 if slope is not None else 0)
+    return prod(lead) * M * N * (2 * K + finish)
 
 
-def traffic(a, b, trans_a=False, trans_b=False, out=None) -> int:
+def traffic(a, b, trans_a=False, trans_b=False, out=None, add=None, times=None, slope=None, **_):
     lead, M, N, _ = _shapes(a, b, trans_a, trans_b, out)
-    return a.nbytes + b.nbytes + a.itemsize * prod(lead) * M * N
+    more = sum(x.nbytes for x in (add, times, slope) if x is not None)
+    return a.nbytes + b.nbytes + a.itemsize * prod(lead) * M * N + more
 
 
 matmul = Kernel(
@@ -123,8 +182,8 @@ matmul = Kernel(
         "naive": partial(_compiled, 0, False),
         "reordered": partial(_compiled, 1, False),
         "tiled": partial(_compiled, 2, False),
-        "simd": partial(_compiled, 3, False),
-        "parallel": partial(_compiled, 3, True),
+        "simd": partial(_compiled, PACKED, False),
+        "parallel": partial(_compiled, PACKED, True),
     },
     flops,
     traffic,

@@ -40,8 +40,8 @@ class Block(nn.Module):
         self.mlp = nn.FeedForward(C, dropout, bias, rng, proj_std)
 
     def forward(self, x: Tensor, cache: nn.KeyValueCache | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
-        return x + self.mlp(self.ln_2(x))
+        x = self.attn(self.ln_1(x), cache, residual=x)
+        return self.mlp(self.ln_2(x), residual=x)
 
 
 class GPT(nn.Module):

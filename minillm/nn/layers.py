@@ -33,8 +33,8 @@ class Linear(Module):
         self.weight = Parameter(_normal(rng, (out_features, in_features), std))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
-    def forward(self, x):
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x, residual=None):
+        return F.linear(x, self.weight, self.bias, residual)
 
 
 class Embedding(Module):
@@ -71,10 +71,15 @@ class Dropout(Module):
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None):
         self.p, self.rng = p, rng
 
+    def active(self) -> bool:
+        return self.training and self.p > 0
+
     def forward(self, x):
-        if not self.training or self.p == 0:
-            return x
-        return F.dropout(x, self.p, True, self.rng)
+        return F.dropout(x, self.p, True, self.rng) if self.active() else x
+
+
+def _plus(y, residual):
+    return y if residual is None else residual + y
 
 
 class MultiHeadAttention(Module):
@@ -102,13 +107,15 @@ class MultiHeadAttention(Module):
         self.c_proj = Linear(n_embd, n_embd, bias, rng, proj_std)
         self.dropout = Dropout(dropout, rng)
 
-    def forward(self, x, cache: "KeyValueCache | None" = None):
+    def forward(self, x, cache: "KeyValueCache | None" = None, residual=None):
         qkv = self.c_attn(x)  # (B, T, 3C)
         if cache is None:
             y = F.self_attention(qkv, self.n_head, self.is_causal)
         else:
             y = self._attend_to_past(qkv, cache)
-        return self.dropout(self.c_proj(y))  # (B, T, C)
+        fused = None if self.dropout.active() else residual
+        y = self.c_proj(y, fused)  # (B, T, C)
+        return y if fused is not None else _plus(self.dropout(y), residual)
 
     def _attend_to_past(self, qkv: Tensor, cache: "KeyValueCache") -> Tensor:
         B, T, C3 = qkv.shape
@@ -155,5 +162,8 @@ class FeedForward(Module):
         self.c_proj = Linear(4 * n_embd, n_embd, bias, rng, proj_std)
         self.dropout = Dropout(dropout, rng)
 
-    def forward(self, x):
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+    def forward(self, x, residual=None):
+        fused = None if self.dropout.active() else residual
+        fc, proj = self.c_fc, self.c_proj
+        y = F.feed_forward(x, fc.weight, fc.bias, proj.weight, proj.bias, fused)
+        return y if fused is not None else _plus(self.dropout(y), residual)

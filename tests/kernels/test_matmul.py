@@ -66,6 +66,56 @@ def test_matmul_at_the_edges_of_its_tiles(target, K):
             assert_product(kernels.matmul(a, b), a, b)
 
 
+FINISHES = [("add",), ("times",), ("slope",), ("add", "times"), ("add", "slope")]
+
+
+@pytest.mark.parametrize("finish", FINISHES, ids="+".join)
+@pytest.mark.parametrize(
+    ("M", "N", "K"), [(1, 1, 1), (17, 33, 5), (90, 70, 400), (9, 600, 384), (0, 3, 2), (3, 4, 0)]
+)
+def test_matmul_finishes_as_separate_passes_would(matmul, M, N, K, finish):
+    a, b = random(M, K), random(K, N, seed=1)
+    arrays = {"add": random(M, N, seed=2), "times": random(M, N, seed=3)}
+    arrays = {name: arrays[name] for name in finish if name != "slope"}
+    if "slope" in finish:
+        arrays["slope"] = np.full((M, N), np.nan, np.float32)
+    c = matmul(a, b, **arrays)
+    wide_arrays = {name: wide(x)[0] for name, x in arrays.items()}
+    exact = kernels.matmul.specification(*wide(a, b), **wide_arrays)
+    np.testing.assert_allclose(c, exact, rtol=1e-5, atol=1e-4)
+    if "slope" in finish:
+        np.testing.assert_allclose(arrays["slope"], wide_arrays["slope"], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_matmul_finishes_with_the_bits_of_gelu(target, approximate):
+    """The tile that is still in the cache goes through the same code."""
+    a, b, bias = random(40, 31), random(31, 77, seed=1), random(77, seed=2)
+    slope = np.empty((40, 77), np.float32)
+    y = kernels.matmul(a, b, add=bias, slope=slope, approximate=approximate)
+    want, want_slope = kernels.gelu(kernels.matmul(a, b) + bias, approximate)
+    assert same_bits(y, want)
+    assert same_bits(slope, want_slope)
+
+
+def test_matmul_finishes_any_layout(matmul):
+    a, b, add = random(2, 9, 5), random(5, 7, seed=1), random(2, 7, 9, seed=2).swapaxes(1, 2)
+    times, slope = random(7, 9, 2, seed=3).T, np.empty((9, 7, 2), np.float32).transpose(2, 0, 1)
+    c = matmul(a, b, add=add, times=times, slope=slope)
+    y, want = kernels.gelu.specification((a @ b + add) * times)
+    np.testing.assert_allclose(c, y, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(slope, want, rtol=1e-5, atol=1e-5)
+    out = add[0].copy(order="F")
+    matmul(a[0], b, out=out, add=out)
+    np.testing.assert_allclose(out, a[0] @ b + add[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["add", "times", "slope"])
+def test_matmul_misfit_of_a_finish_is_named(matmul, name):
+    with pytest.raises(ValueError, match=rf"matmul: {name} .*\(2, 4\).*\(2, 3\)"):
+        matmul(random(2, 3), random(3, 4), **{name: random(2, 3)})
+
+
 # With 32 products a task is wide enough (8 panels) for A to be packed as well.
 @pytest.mark.parametrize(("trans_a", "trans_b"), TRANSPOSED)
 @pytest.mark.parametrize("N", [64, 65, 127, 129, 255, 257])
