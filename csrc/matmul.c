@@ -86,7 +86,7 @@ enum { MR = ML_MR, NR = 2 * LANES };
 INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
                         const float *b, int64_t columns, const struct result *to) {
     vec acc[MR][2] = {0};
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < rows && K >= 64; ++i) {
         __builtin_prefetch(to->c + i * to->row, 1);
         __builtin_prefetch(to->c + i * to->row + LANES, 1);
         if (to->add) __builtin_prefetch(to->add + i * to->add_row, 1);
@@ -174,12 +174,37 @@ LOCAL void matmul_pack_b(int64_t K, int64_t N, struct matrix b, float *packed) {
         matmul_pack(K, min(NR, N - j), NR, b.data + j * b.col, b.row, b.col, packed + j * K);
 }
 
-/* What is left to do with rows of C whose sums are complete, while they are in L1. */
-LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to) {
+/* What is left to do with rows of C whose sums are complete, while they are in L1; `more` is the
+   sum over the other half of K, or NULL. */
+LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to, const float *more) {
     for (int64_t i = 0; i < rows; ++i) {
         float *c = to.c + i * to.row;
+        for (int64_t j = 0; j < columns && more; j += LANES) {
+            const int64_t n = columns - j;
+            store_upto(c + j, n, load_upto(c + j, n, 0) + load_upto(more + i * to.row + j, n, 0));
+        }
         if (to.slope) (to.tanh_form ? gelu_tanh : gelu_exact)(columns, c, c, to.slope + i * to.row);
         if (to.times) gelu_vjp(columns, to.times + i * to.row, c, c);
+    }
+}
+
+/* Rows of tiles `first` to `last` - 1 of those that M rows are cut into, for K <= KC and the packed
+   block of B. `to` starts at the block's first column; `a_tile`: MR x KC floats and some. */
+LOCAL void matmul_tiles(int64_t M, int64_t first, int64_t last, int64_t columns, int64_t K,
+                        struct matrix a, const float *packed_b, struct result to, bool finish,
+                        float *a_tile) {
+    for (int64_t t = first; t < last; ++t) {
+        const int64_t i = part(M, tiles_of(M, MR), t), rows = part(M, tiles_of(M, MR), t + 1) - i;
+        struct matrix at = block(a, i, 0);
+        if (a.row == 1 || columns >= PACK_A_FROM * NR) {
+            matmul_pack(K, rows, MR, at.data, a.col, a.row, a_tile);
+            at = (struct matrix){a_tile, 1, MR};
+        }
+        for (int64_t j = 0; j < columns; j += NR) {
+            const struct result tile = result_at(to, i, j);
+            matmul_rows(rows, K, at, packed_b + j * K, min(NR, columns - j), &tile);
+        }
+        if (finish) matmul_finish(rows, columns, result_at(to, i, 0), NULL);
     }
 }
 
@@ -187,27 +212,14 @@ LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to) {
    bytes. */
 LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                        struct result to, float *scratch) {
-    const int64_t slices = K > KC ? (K + KC - 1) / KC : 1, tiles = (M + MR - 1) / MR;
-    const int64_t fit = K ? KC * NC / ((K + slices - 1) / slices) / NR * NR : NC;
-    float *a_tile = scratch + KC * NC;
+    const int64_t slices = slices_of(K), width = block_width(K, NR);
     for (int64_t slice = 0; slice < slices; ++slice, to.add = to.c, to.add_row = to.row) {
         const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
-        for (int64_t j = 0; j < N; j += fit) {
-            const int64_t columns = min(fit, N - j);
+        for (int64_t j = 0; j < N; j += width) {
+            const int64_t columns = min(width, N - j);
             matmul_pack_b(kc, columns, block(b, k, j), scratch);
-            for (int64_t t = 0; t < tiles; ++t) {
-                const int64_t i = part(M, tiles, t), rows = part(M, tiles, t + 1) - i;
-                struct matrix at = block(a, i, k);
-                if (a.row == 1 || columns >= PACK_A_FROM * NR) {
-                    matmul_pack(kc, rows, MR, at.data, a.col, a.row, a_tile);
-                    at = (struct matrix){a_tile, 1, MR};
-                }
-                for (int64_t p = 0; p < columns; p += NR) {
-                    const struct result tile = result_at(to, i, j + p);
-                    matmul_rows(rows, kc, at, scratch + p * kc, min(NR, columns - p), &tile);
-                }
-                if (slice == slices - 1) matmul_finish(rows, columns, result_at(to, i, j));
-            }
+            matmul_tiles(M, 0, tiles_of(M, MR), columns, kc, block(a, 0, k), scratch,
+                         result_at(to, 0, j), slice == slices - 1, scratch + KC * NC);
         }
     }
 }

@@ -41,8 +41,16 @@ static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i /
 
 /* Blocks of the packed product, in floats; matmul.c says why. */
 enum { KC = 384, NC = 256, MR_MAX = 14, NR_MAX = 32 };
-enum { MATMUL_SCRATCH = KC * NC + KC * MR_MAX + 16 }; /* a block of B, a tile of A: 415 KB */
-enum { PACK_A_FROM = 8 };                             /* panels */
+enum { MATMUL_SCRATCH = 2 * KC * NC + KC * MR_MAX + 16 }; /* two blocks of B, a tile of A */
+enum { PACK_A_FROM = 8 };                                 /* panels */
+
+/* A product is cut into slices of K, blocks of columns and tiles of rows. */
+static inline int64_t slices_of(int64_t K) { return K > KC ? (K + KC - 1) / KC : 1; }
+static inline int64_t tiles_of(int64_t M, int64_t MR) { return (M + MR - 1) / MR; }
+static inline int64_t block_width(int64_t K, int64_t NR) {
+    const int64_t slice = (K + slices_of(K) - 1) / slices_of(K);
+    return KC * NC / (slice ? slice : 1) / NR * NR;
+}
 
 typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                          float *c, int64_t c_row);
@@ -52,7 +60,12 @@ struct table {
     matmul_rung *matmul[3]; /* naive, reordered, tiled */
     void (*matmul_simd)(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                         struct result to, float *scratch);
-    int64_t matmul_columns; /* of the register tile: NR */
+    void (*matmul_pack_b)(int64_t K, int64_t N, struct matrix b, float *packed);
+    void (*matmul_tiles)(int64_t M, int64_t first, int64_t last, int64_t columns, int64_t K,
+                         struct matrix a, const float *packed_b, struct result to, bool finish,
+                         float *a_tile);
+    void (*matmul_finish)(int64_t rows, int64_t columns, struct result to, const float *more);
+    int64_t MR, NR; /* rows and columns of the register tile */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
     void (*softmax_vjp[2])(int64_t n, const float *y, const float *dy, float *dx);
     void (*layer_norm)(int64_t n, const float *x, const float *weight, const float *bias, float eps,

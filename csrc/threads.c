@@ -16,7 +16,49 @@
 /* Work too small to pay for waking a thread, estimated and not yet measured: FLOP of a product,
    floats touched by anything else. */
 enum { SMALL_PRODUCT = 400000, SMALL_MAP = 16384 };
-enum { CHUNK = 8192 }; /* floats in a task of an element-wise operation: 32 KB */
+enum { LARGEST_HALF = 1 << 20 }; /* floats: 4 MB for the second half of a product */
+enum { CHUNK = 8192 };           /* floats in a task of an element-wise operation: 32 KB */
+
+/* Who takes which task. Two threads share a loaf of tasks and eat it from both ends until they
+   meet: what a thread writes in one operation then lies in its core's cache in the next, and where
+   one core is slower than the other, or disturbed, the faster one does more. */
+struct loaf {
+    _Alignas(64) int64_t eaten;
+};
+struct eater {
+    struct loaf *loaf;
+    int64_t first, last, mine; /* the loaf's tasks first ... last - 1; how many were mine so far */
+    bool from_the_end;
+    int seen; /* a bit for each thing that is made ready once a thread */
+};
+
+static struct eater sit_down(struct loaf *loaves, int64_t tasks, int threads, int p) {
+    const int pair = p / 2 * 2, next = pair + 2 < threads ? pair + 2 : threads;
+    return (struct eater){
+        &loaves[p / 2], part(tasks, threads, pair), part(tasks, threads, next), 0, p % 2, 0};
+}
+
+static bool bite(struct eater *e, int64_t *task) {
+    int64_t eaten;
+#pragma omp atomic capture
+    eaten = e->loaf->eaten++;
+    if (eaten >= e->last - e->first) return false;
+    *task = e->from_the_end ? e->last - 1 - e->mine : e->first + e->mine;
+    e->mine += 1;
+    return true;
+}
+
+/* for (task = 0; task < tasks; ++task), by up to `threads` threads; in the body this one is number
+   `thread`, and `me`. */
+/* clang-format off */
+#define EACH_TASK(task, tasks)                                                                     \
+    struct loaf loaves[threads / 2 + 1];                                                           \
+    memset(loaves, 0, sizeof loaves);                                                              \
+    _Pragma("omp parallel for schedule(static, 1) num_threads(threads) if (threads > 1)")          \
+    for (int thread = 0; thread < threads; ++thread)                                               \
+        for (struct eater me = sit_down(loaves, tasks, threads, thread); me.loaf; me.loaf = NULL)  \
+            for (int64_t task; bite(&me, &task);)
+/* clang-format on */
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t rows_per_task(int64_t n) { return n < CHUNK ? ceil_div(CHUNK, n > 0 ? n : 1) : 1; }
@@ -43,37 +85,67 @@ int ml_count_threads(int threads) {
     return count;
 }
 
-/* One product is cut by rows: a thread's rows of A and C then lie in its own core's cache from one
-   operation to the next. Each thread packs all of B for itself; at 384 rows the copy costs 4 % of
-   the work, and waiting for another thread's copy would cost more. A product with few rows is cut
-   by columns instead, by whole panels. */
+/* One product, by tiles of rows and, where K is long, by its two halves: in the gradient of a
+   weight K counts the tokens, and each thread then finds its own half of them in its cache. A
+   thread packs the blocks of B that it needs for itself: that costs a few percent of the work, and
+   waiting for another thread's copy would cost more. */
+static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                           struct result to, int threads) {
+    const struct table *t = ml_active();
+    const int64_t tiles = tiles_of(M, t->MR), width = block_width(K, t->NR), slices = slices_of(K);
+    float *more = slices > 1 && slices % 2 == 0 && M * N <= LARGEST_HALF
+                      ? malloc((size_t)(M * N) * sizeof *more)
+                      : NULL;
+    const int64_t halves = more ? 2 : 1, steps = slices / halves;
+    for (int64_t step = 0; step < steps; ++step, to.add = to.c, to.add_row = to.row) {
+        for (int64_t j = 0; j < N; j += width) {
+            const int64_t columns = min(width, N - j);
+            EACH_TASK(task, halves * tiles) {
+                const int64_t half = task / tiles, i = task % tiles, slice = half * steps + step;
+                const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
+                const struct result other = {more, N, step ? more : NULL, N, NULL, NULL, false};
+                float *packed = matmul_scratch + half * KC * NC;
+                if (!(me.seen & 1 << half)) t->matmul_pack_b(kc, columns, block(b, k, j), packed);
+                me.seen |= 1 << half;
+                t->matmul_tiles(M, i, i + 1, columns, kc, block(a, 0, k), packed,
+                                result_at(half ? other : to, 0, j), !more && step == steps - 1,
+                                matmul_scratch + 2 * KC * NC);
+            }
+        }
+    }
+    if (more) {
+        EACH_TASK(i, M) t->matmul_finish(1, N, result_at(to, i, 0), more + i * N);
+    }
+    free(more);
+}
+
 void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const float *a,
                const int64_t *a_at, int64_t a_row, int64_t a_col, const float *b,
                const int64_t *b_at, int64_t b_row, int64_t b_col, float *c, const float *add,
                int64_t add_row, const float *times, float *slope, int tanh_form, int threads) {
     const struct table *t = ml_active();
     const struct result to = {c, N, add, add_row, times, slope, tanh_form};
-    const int64_t NR = t->matmul_columns, panels = ceil_div(N, NR);
-    const double flop = 2.0 * (double)batch * (double)M * (double)N * (double)K;
-    if (rung < 3 || flop < SMALL_PRODUCT) threads = 1;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int p = 0; p < threads; ++p) {
-        const bool one = batch == 1, by_rows = one && N < 2 * M, by_columns = one && !by_rows;
-        const int64_t first = one ? 0 : part(batch, threads, p),
-                      last = one ? 1 : part(batch, threads, p + 1);
-        const int64_t i = by_rows ? part(M, threads, p) : 0,
-                      rows = by_rows ? part(M, threads, p + 1) - i : M;
-        const int64_t j = by_columns ? NR * part(panels, threads, p) : 0,
-                      columns = by_columns ? min(N, NR * part(panels, threads, p + 1)) - j : N;
-        for (int64_t n = first; n < last; ++n) {
-            const struct matrix an = {a + (a_at ? a_at[n] : 0), a_row, a_col},
-                                bn = {b + (b_at ? b_at[n] : 0), b_row, b_col};
-            if (rung < 3)
-                t->matmul[rung](M, N, K, an, bn, c + n * M * N, N);
-            else
-                t->matmul_simd(rows, columns, K, block(an, i, 0), block(bn, 0, j),
-                               result_at(to, n * M + i, j), matmul_scratch);
-        }
+    if (rung < 3 || 2.0 * (double)batch * (double)M * (double)N * (double)K < SMALL_PRODUCT)
+        threads = 1;
+    if (rung == 3 && batch == 1 && M >= 4 * t->MR) {
+        matmul_by_rows(M, N, K, (struct matrix){a, a_row, a_col}, (struct matrix){b, b_row, b_col},
+                       to, threads);
+        return;
+    }
+    /* Many products, or one with few rows, which would not repay a copy of B for each thread: a
+       task is one product, or some panels of its columns. */
+    const int64_t parts = batch == 1 && rung == 3 ? min(8, ceil_div(N, t->NR)) : 1;
+    EACH_TASK(task, batch * parts) {
+        const int64_t n = task / parts, panels = ceil_div(N, t->NR);
+        const int64_t j = t->NR * part(panels, parts, task % parts),
+                      end = min(N, t->NR * part(panels, parts, task % parts + 1));
+        const struct matrix an = {a + (a_at ? a_at[n] : 0), a_row, a_col},
+                            bn = {b + (b_at ? b_at[n] : 0), b_row, b_col};
+        if (rung < 3)
+            t->matmul[rung](M, N, K, an, bn, c + n * M * N, N);
+        else
+            t->matmul_simd(M, end - j, K, an, block(bn, 0, j), result_at(to, n * M, j),
+                           matmul_scratch);
     }
 }
 
@@ -105,11 +177,11 @@ void ml_layer_norm(int64_t rows, int64_t n, const float *x, const float *weight,
                    float eps, float *y, float *mean, float *rstd, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(static)                                                          \
-    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
-    for (int64_t r0 = 0; r0 < rows; r0 += step)
-        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+    if (rows * n <= SMALL_MAP) threads = 1;
+    EACH_TASK(i, ceil_div(rows, step)) {
+        for (int64_t r = i * step; r < min((i + 1) * step, rows); ++r)
             t->layer_norm(n, x + r * n, weight, bias, eps, y + r * n, mean + r, rstd + r);
+    }
 }
 
 enum { LAYER_NORM_ROWS = 64 };
@@ -120,12 +192,12 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
                        float *dweight, float *dbias, int threads) {
     const struct table *t = ml_active();
     const int64_t chunks = ml_layer_norm_chunks(rows);
-#pragma omp parallel for schedule(static)                                                          \
-    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
-    for (int64_t chunk = 0; chunk < chunks; ++chunk)
+    if (rows * n <= SMALL_MAP) threads = 1;
+    EACH_TASK(chunk, chunks) {
         for (int64_t r = chunk * LAYER_NORM_ROWS; r < min((chunk + 1) * LAYER_NORM_ROWS, rows); ++r)
             t->layer_norm_vjp(n, x + r * n, weight, mean[r], rstd[r], dy + r * n, dx + r * n,
                               dweight + chunk * n, dbias + chunk * n);
+    }
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
         for (int64_t j = 0; j < n; ++j) {
             dweight[j] += dweight[chunk * n + j];
@@ -135,16 +207,20 @@ void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *wei
 
 void ml_gelu(int64_t n, const float *x, float *y, float *slope, int tanh_form, int threads) {
     const struct table *t = ml_active();
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
-    for (int64_t i = 0; i < n; i += CHUNK)
+    if (n <= SMALL_MAP) threads = 1;
+    EACH_TASK(task, ceil_div(n, CHUNK)) {
+        const int64_t i = task * CHUNK;
         t->gelu[tanh_form](min(CHUNK, n - i), x + i, y + i, slope + i);
+    }
 }
 
 void ml_gelu_vjp(int64_t n, const float *slope, const float *dy, float *dx, int threads) {
     const struct table *t = ml_active();
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
-    for (int64_t i = 0; i < n; i += CHUNK)
+    if (n <= SMALL_MAP) threads = 1;
+    EACH_TASK(task, ceil_div(n, CHUNK)) {
+        const int64_t i = task * CHUNK;
         t->gelu_vjp(min(CHUNK, n - i), slope + i, dy + i, dx + i);
+    }
 }
 
 /* Where head h of batch b starts in the tensor whose (batch, head, row) strides are s. */
@@ -160,18 +236,15 @@ void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float s
     const struct table *t = ml_active();
     const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6, *os = strides + 9;
     if (B * H * T * S * D < SMALL_PRODUCT / 4) threads = 1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        float *p = malloc((size_t)(64 * S + 16) * sizeof *p);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < B * H; ++i) {
-            const int64_t b = i / H, h = i % H;
-            t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
-                         head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T, p,
-                         matmul_scratch);
-        }
-        free(p);
+    float *scores = malloc((size_t)threads * (size_t)(64 * S + 16) * sizeof *scores);
+    EACH_TASK(i, B * H) {
+        const int64_t b = i / H, h = i % H;
+        float *p = scores + thread * (64 * S + 16);
+        t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
+                     head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T, p,
+                     matmul_scratch);
     }
+    free(scores);
 }
 
 void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale,
@@ -182,33 +255,30 @@ void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, flo
     const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6, *os = strides + 9,
                   *gs = strides + 12, *dqs = strides + 15, *dks = strides + 18, *dvs = strides + 21;
     if (B * H * T * S * D < SMALL_PRODUCT / 4) threads = 1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        float *p = malloc(2 * (size_t)(64 * S + 16) * sizeof *p), *dp = p + 64 * S + 16;
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < B * H; ++i) {
-            const int64_t b = i / H, h = i % H;
-            t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
-                             head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h),
-                             lse + i * T, dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h),
-                             dks[2], dv + head_at(dvs, b, h), dvs[2], p, dp, matmul_scratch);
-        }
-        free(p);
+    float *scores = malloc((size_t)threads * 2 * (size_t)(64 * S + 16) * sizeof *scores);
+    EACH_TASK(i, B * H) {
+        const int64_t b = i / H, h = i % H;
+        float *p = scores + thread * 2 * (64 * S + 16), *dp = p + 64 * S + 16;
+        t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
+                         head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h), lse + i * T,
+                         dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h), dks[2],
+                         dv + head_at(dvs, b, h), dvs[2], p, dp, matmul_scratch);
     }
+    free(scores);
 }
 
 void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets,
                       int64_t ignored, float smoothing, float *loss, float *lse, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(static)                                                          \
-    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
-    for (int64_t r0 = 0; r0 < rows; r0 += step)
-        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+    if (rows * n <= SMALL_MAP) threads = 1;
+    EACH_TASK(i, ceil_div(rows, step)) {
+        for (int64_t r = i * step; r < min((i + 1) * step, rows); ++r)
             if (targets[r] == ignored)
                 loss[r] = lse[r] = 0;
             else
                 loss[r] = t->cross_entropy(n, x + r * n, targets[r], smoothing, lse + r);
+    }
 }
 
 void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t *targets,
@@ -216,24 +286,25 @@ void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t
                           float *dx, int threads) {
     const struct table *t = ml_active();
     const int64_t step = rows_per_task(n);
-#pragma omp parallel for schedule(static)                                                          \
-    num_threads(threads) if (threads > 1 && rows * n > SMALL_MAP)
-    for (int64_t r0 = 0; r0 < rows; r0 += step)
-        for (int64_t r = r0; r < min(r0 + step, rows); ++r)
+    if (rows * n <= SMALL_MAP) threads = 1;
+    EACH_TASK(i, ceil_div(rows, step)) {
+        for (int64_t r = i * step; r < min((i + 1) * step, rows); ++r)
             if (targets[r] == ignored)
                 memset(dx + r * n, 0, (size_t)n * sizeof *dx);
             else
                 t->cross_entropy_vjp(n, x + r * n, targets[r], smoothing, lse[r], g[r], dx + r * n);
+    }
 }
 
 void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy,
                       float *dweight, int threads) {
     const struct table *t = ml_active();
     enum { COLUMNS = 64 };
-#pragma omp parallel for schedule(static)                                                          \
-    num_threads(threads) if (threads > 1 && tokens * n > SMALL_MAP)
-    for (int64_t j = 0; j < n; j += COLUMNS)
+    if (tokens * n <= SMALL_MAP) threads = 1;
+    EACH_TASK(task, ceil_div(n, COLUMNS)) {
+        const int64_t j = task * COLUMNS;
         t->embedding_vjp(tokens, min(COLUMNS, n - j), ids, dy + j, n, dweight + j);
+    }
 }
 
 void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
