@@ -196,7 +196,7 @@ LOCAL void matmul_tiles(int64_t M, int64_t first, int64_t last, int64_t columns,
     for (int64_t t = first; t < last; ++t) {
         const int64_t i = part(M, tiles_of(M, MR), t), rows = part(M, tiles_of(M, MR), t + 1) - i;
         struct matrix at = block(a, i, 0);
-        if (a.row == 1 || columns >= PACK_A_FROM * NR) {
+        if (columns >= (a.row == 1 ? PACK_TRANSPOSED_A_FROM : PACK_A_FROM) * NR) {
             matmul_pack(K, rows, MR, at.data, a.col, a.row, a_tile);
             at = (struct matrix){a_tile, 1, MR};
         }

@@ -42,7 +42,7 @@ static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i /
 /* Blocks of the packed product, in floats; matmul.c says why. */
 enum { KC = 384, NC = 256, MR_MAX = 14, NR_MAX = 32 };
 enum { MATMUL_SCRATCH = 2 * KC * NC + KC * MR_MAX + 16 }; /* two blocks of B, a tile of A */
-enum { PACK_A_FROM = 8 };                                 /* panels */
+enum { PACK_A_FROM = 8, PACK_TRANSPOSED_A_FROM = 3 };     /* panels that use a tile of A */
 
 /* A product is cut into slices of K, blocks of columns and tiles of rows. */
 static inline int64_t slices_of(int64_t K) { return K > KC ? (K + KC - 1) / KC : 1; }
