@@ -62,3 +62,14 @@ void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr,
 double ml_sum_squares(int64_t n, const float *x, int threads);
 
 void ml_map(int64_t n, int function, const float *x, float *y); /* 0 exp, 1 tanh */
+
+/* One token more through a GPT: see decode.c. weights: for each layer norm, qkv, proj, norm, fc and
+   proj, each a matrix (packed) or gain and then a bias or NULL; then the last norm and the head.
+   caches: (B, n_head, size, D) keys and values of each layer, of which `length` tokens are there.
+ */
+int64_t ml_packed_size(int64_t N, int64_t K); /* floats, for the active target */
+void ml_pack(int64_t N, int64_t K, const float *weight, float *packed);
+int64_t ml_decode_work(int64_t B, int64_t C, int64_t H, int64_t size, int threads);
+void ml_decode(int64_t layers, int64_t B, int64_t C, int64_t H, int64_t V, int64_t n_head,
+               int64_t size, int64_t length, float eps, const float *const *weights,
+               float *const *caches, float *x, float *logits, float *work, int threads);

@@ -101,5 +101,6 @@ extern const struct table ml_neon;
 #endif
 
 const struct table *ml_active(void);
+float *ml_scratch(void); /* MATMUL_SCRATCH floats of this thread, aligned to 64 bytes */
 
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -63,7 +63,10 @@ static bool bite(struct eater *e, int64_t *task) {
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t rows_per_task(int64_t n) { return n < CHUNK ? ceil_div(CHUNK, n > 0 ? n : 1) : 1; }
 
-static _Alignas(64) _Thread_local float matmul_scratch[MATMUL_SCRATCH];
+float *ml_scratch(void) {
+    static _Alignas(64) _Thread_local float scratch[MATMUL_SCRATCH];
+    return scratch;
+}
 
 /* A training step frees what it allocated, some 40 MB at char-small. glibc then gives the pages
    back to the system, and the next step takes 11,000 page faults to get them again; with this,
@@ -104,12 +107,12 @@ static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, str
                 const int64_t half = task / tiles, i = task % tiles, slice = half * steps + step;
                 const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
                 const struct result other = {more, N, step ? more : NULL, N, NULL, NULL, false};
-                float *packed = matmul_scratch + half * KC * NC;
+                float *packed = ml_scratch() + half * KC * NC;
                 if (!(me.seen & 1 << half)) t->matmul_pack_b(kc, columns, block(b, k, j), packed);
                 me.seen |= 1 << half;
                 t->matmul_tiles(M, i, i + 1, columns, kc, block(a, 0, k), packed,
                                 result_at(half ? other : to, 0, j), !more && step == steps - 1,
-                                matmul_scratch + 2 * KC * NC);
+                                ml_scratch() + 2 * KC * NC);
             }
         }
     }
@@ -145,7 +148,7 @@ void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const f
             t->matmul[rung](M, N, K, an, bn, c + n * M * N, N);
         else
             t->matmul_simd(M, end - j, K, an, block(bn, 0, j), result_at(to, n * M, j),
-                           matmul_scratch);
+                           ml_scratch());
     }
 }
 
@@ -241,8 +244,7 @@ void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float s
         const int64_t b = i / H, h = i % H;
         float *p = scores + thread * (64 * S + 16);
         t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
-                     head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T, p,
-                     matmul_scratch);
+                     head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T, p, ml_scratch());
     }
     free(scores);
 }
@@ -262,7 +264,7 @@ void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, flo
         t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
                          head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h), lse + i * T,
                          dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h), dks[2],
-                         dv + head_at(dvs, b, h), dvs[2], p, dp, matmul_scratch);
+                         dv + head_at(dvs, b, h), dvs[2], p, dp, ml_scratch());
     }
     free(scores);
 }

@@ -14,6 +14,7 @@ from minillm import kernels
 from minillm.bench.products import own
 from minillm.bench.timing import Case, Contestant
 from minillm.bench.workload import Workload
+from minillm.models import GPT
 
 Maker = Callable[[Workload, np.random.Generator], tuple]
 
@@ -82,6 +83,12 @@ def _adamw(w: Workload, rng: np.random.Generator) -> tuple:
     return p, g, m, v * v, 1e-3, 0.9, 0.99, 1e-8, 0.1, 100
 
 
+def _decode(w: Workload, rng: np.random.Generator) -> tuple:
+    model = GPT(w.model())
+    caches = [tuple(_normal(rng, 2, 1, w.n_head, w.T, w.C // w.n_head)) for _ in model.h]
+    return _normal(rng, 1, w.C), model.decoder(), caches, w.T - 1
+
+
 ARGUMENTS: dict[str, Maker] = {
     "matmul": _matmul,
     "softmax": lambda w, rng: (_scores(w, rng),),
@@ -97,6 +104,7 @@ ARGUMENTS: dict[str, Maker] = {
     "embedding_vjp": _embedding_vjp,
     "adamw": _adamw,
     "sum_squares": lambda w, rng: (_normal(rng, 4 * w.C, w.C),),
+    "decode": _decode,
 }
 
 

@@ -17,6 +17,7 @@ from minillm.errors import KernelError
 from minillm.kernels import _cffi
 from minillm.kernels.attention import attention, attention_vjp
 from minillm.kernels.cross_entropy import cross_entropy, cross_entropy_vjp
+from minillm.kernels.decode import Decoder, decode
 from minillm.kernels.embedding import embedding_vjp
 from minillm.kernels.gelu import erf, gelu, gelu_vjp
 from minillm.kernels.kernel import Kernel, observers
@@ -30,12 +31,12 @@ ALL: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
         matmul, softmax, softmax_vjp, layer_norm, layer_norm_vjp, gelu, gelu_vjp, attention,
-        attention_vjp, cross_entropy, cross_entropy_vjp, embedding_vjp, adamw, sum_squares,
+        attention_vjp, cross_entropy, cross_entropy_vjp, embedding_vjp, adamw, sum_squares, decode,
     )
 }  # fmt: skip
 
 __all__ = [
-    *ALL, "ALL", "Kernel", "available", "erf", "get_num_threads", "info", "observers",
+    *ALL, "ALL", "Decoder", "Kernel", "available", "erf", "get_num_threads", "info", "observers",
     "set_num_threads", "set_target", "use", "using",
 ]  # fmt: skip
 

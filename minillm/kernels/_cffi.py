@@ -43,13 +43,17 @@ def set_target(name: str) -> None:
         raise KernelError(f"no target {name!r} on this CPU; there are: {', '.join(targets())}")
 
 
+def target_name() -> str:
+    return ffi.string(lib.ml_get_target()).decode() if lib else "numpy"
+
+
 def build() -> dict:
     """target: str, compiler: str, openmp: the version's date such as 201511, or 0."""
     if lib is None:
         return {"target": "numpy", "compiler": "", "openmp": 0}
     compiler = ffi.string(lib.ml_compiler()).decode()
     return {
-        "target": ffi.string(lib.ml_get_target()).decode(),
+        "target": target_name(),
         "compiler": compiler,
         "openmp": lib.ml_openmp(),
     }

@@ -10,7 +10,7 @@ from math import sqrt
 import numpy as np
 
 from minillm import functional as F
-from minillm import nn
+from minillm import kernels, nn
 from minillm.autograd import Tensor, no_grad
 from minillm.models.sampling import choose
 
@@ -42,6 +42,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: nn.KeyValueCache | None = None) -> Tensor:
         x = self.attn(self.ln_1(x), cache, residual=x)
         return self.mlp(self.ln_2(x), residual=x)
+
+
+def _arrays(layer: nn.Linear | nn.LayerNorm) -> tuple[np.ndarray, np.ndarray | None]:
+    return layer.weight.data, None if layer.bias is None else layer.bias.data
 
 
 class GPT(nn.Module):
@@ -85,6 +89,15 @@ class GPT(nn.Module):
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), np.reshape(targets, -1))
         return logits, loss
 
+    def decoder(self) -> kernels.Decoder:
+        """The weights as they are now, as `decode` wants them."""
+        blocks = []
+        for b in self.h:
+            layers = (b.ln_1, b.attn.c_attn, b.attn.c_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj)
+            blocks.append(tuple(array for layer in layers for array in _arrays(layer)))
+        last = (*_arrays(self.ln_f), self.wte.weight.data)
+        return kernels.Decoder(blocks, last, self.config.n_head)
+
     def stream(
         self,
         prompt_ids: np.ndarray,
@@ -104,22 +117,28 @@ class GPT(nn.Module):
         if not ids:
             raise ValueError("generate: the prompt must have at least one token")
         rng = np.random.default_rng(0) if rng is None else rng
-        size, training = self.config.block_size, self.training
-        caches: list[nn.KeyValueCache] = []
+        size = self.config.block_size
+        decoder, caches, training = self.decoder(), [], self.training
+        wte, wpe = self.wte.weight.data, self.wpe.weight.data
         self.eval()
         try:
             for _ in range(n_tokens):
-                window = np.array([ids[-size:]])
-                with no_grad():
-                    if caches and len(ids) <= size:
-                        logits, _ = self(window[:, -1:], caches=caches)
-                    else:
-                        caches = [nn.KeyValueCache(size) for _ in self.h]
-                        logits, _ = self(window, caches=caches)
-                ids.append(choose(logits.data[0, -1], temperature, top_k, top_p, rng))
+                if caches and len(ids) <= size:
+                    x = wte.take(ids[-1:], 0) + wpe[len(ids) - 1]  # (1, C)
+                    logits = kernels.decode(x, decoder, caches, len(ids) - 1)
+                else:
+                    logits, caches = self._prefill(np.array([ids[-size:]]))
+                ids.append(choose(logits[0], temperature, top_k, top_p, rng))
                 yield ids[-1]
         finally:
             self.train(training)
+
+    def _prefill(self, ids: np.ndarray) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """ids: (B, T) → the logits of the last token (B, V), the keys and values of each block."""
+        caches = [nn.KeyValueCache(self.config.block_size) for _ in self.h]
+        with no_grad():
+            logits, _ = self(ids, caches=caches)
+        return logits.data[:, -1], [(cache.keys, cache.values) for cache in caches]
 
     def generate(
         self,

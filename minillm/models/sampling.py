@@ -26,15 +26,15 @@ def choose(
         return int(logits.argmax())
     if rng is None:
         raise TypeError("sample: temperature > 0 needs rng=numpy.random.default_rng(seed)")
-    with np.errstate(over="ignore"):  # a tiny temperature: -inf for all but the likeliest
-        scaled = (logits.astype(np.float64) - logits.max()) / temperature
+    # Below 1e-200 all but the likeliest have e^-huge = 0 anyway, and nothing overflows.
+    scaled = (logits.astype(np.float64) - logits.max()) / max(temperature, 1e-200)
     if top_k is not None and top_k < scaled.size:
         scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
-    p = np.exp(scaled - scaled.max())
-    p /= p.sum()
+    p = np.exp(scaled)
     if top_p is not None and top_p < 1:
+        p /= p.sum()
         order = np.argsort(-p, kind="stable")
         before = np.cumsum(p[order]) - p[order]  # the mass of the likelier ones
         p[order[before >= top_p]] = 0
-    cumulative = np.cumsum(p)
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    cumulative = p.cumsum()
+    return int(cumulative.searchsorted(rng.random() * cumulative[-1], side="right"))
