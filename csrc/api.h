@@ -60,3 +60,9 @@ void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr,
 double ml_sum_squares(int64_t n, const float *x, int threads);
 
 void ml_map(int64_t n, int function, const float *x, float *y); /* 0 exp, 1 tanh */
+
+/* The machine's roofs: thread i works on row i of n floats, `passes` times. sums: (threads). */
+int64_t ml_roof_fma(int64_t rounds, float x, float c, float *sums, int threads); /* FLOP done */
+void ml_roof_read(int64_t n, const float *x, int64_t row, int64_t passes, float *sums, int threads);
+void ml_roof_copy(int64_t n, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t passes,
+                  int threads);
