@@ -276,7 +276,7 @@ def _roofs(args: argparse.Namespace) -> int:
     from minillm.observe import roofs
 
     def progress(sweeps: Iterable) -> Iterable:
-        return tqdm(sweeps, desc="measuring for 6 s", unit=" sweeps", leave=False)
+        return tqdm(sweeps, desc="measuring for 7 s", unit=" sweeps", leave=False)
 
     found = roofs.load(args.threads, progress, args.again)
     as_json = dataclasses.asdict(found)

@@ -21,7 +21,7 @@ import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from time import perf_counter
 
@@ -32,9 +32,10 @@ from minillm import cache, kernels, machine
 from minillm.errors import KernelError, UserError
 from minillm.kernels import roof
 
-SECONDS = 6.0  # of sweeps over all quantities
+SECONDS = 7.0  # of sweeps over all quantities
 BLOCK = 0.01  # seconds of one repetition: a thread's start, some µs, does not show
 ROUNDS = 1000  # of multiply-adds, at least: some 10 µs
+PIECES = 8  # of DRAM's working set, taken in turn: a pass over all of it would last 60 ms
 SMALLEST_DRAM, LARGEST_DRAM = 256 << 20, 1 << 30  # bytes
 ALL_COUNTS = 8  # threads up to which every number of them is measured
 
@@ -105,8 +106,9 @@ def measure(
     quantities = {("gflops", n): _multiply_add(n) for n in counts}
     for (level, n), size in sizes.items():
         rows = _rows(buffer, n)[:, : size // 4 // n]
-        quantities["read", n, level] = _read_bandwidth(rows)
-        quantities["copy", n, level] = _copy_bandwidth(rows)
+        pieces = np.split(rows, PIECES if level == "DRAM" else 1, axis=1)
+        quantities["read", n, level] = _in_turn([_read_bandwidth(piece) for piece in pieces])
+        quantities["copy", n, level] = _in_turn([_copy_bandwidth(piece) for piece in pieces])
     rates = _best_rates(quantities, progress or iter)
     levels = {level: size for (level, n), size in sizes.items() if n == threads}
     return Roofs(
@@ -225,6 +227,20 @@ def _read_bandwidth(x: np.ndarray) -> _Quantity:
 def _copy_bandwidth(rows: np.ndarray) -> _Quantity:
     x, y = np.split(rows, 2, axis=1)
     return _Quantity(len(rows), rows.nbytes, lambda times: roof.copy(x, y, times))
+
+
+def _in_turn(equals: list[_Quantity]) -> _Quantity:
+    """So many equal quantities, one at a time, round and round."""
+    first, *others = equals
+    if not others:
+        return first
+    turns = cycle(equals)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            next(turns).run(1)
+
+    return dataclasses.replace(first, run=run)
 
 
 def _best_rates(

@@ -67,6 +67,18 @@ def test_rate_is_the_best_of_the_sweeps(monkeypatch):
     assert roofs._best_rates({"a": quantity}, lambda sweeps: range(3)) == {"a": 2.0}
 
 
+def test_pieces_are_taken_in_turn_and_go_on_where_they_stopped():
+    """So that no piece of DRAM's working set is still in a cache when its turn comes again."""
+    seen = []
+    pieces = [roofs._Quantity(2, 5.0, lambda times, i=i: seen.append((i, times))) for i in range(3)]
+    turns = roofs._in_turn(pieces)
+    turns.run(2)
+    turns.run(2)
+    assert seen == [(0, 1), (1, 1), (2, 1), (0, 1)]
+    assert (turns.threads, turns.work) == (2, 5.0)
+    assert roofs._in_turn(pieces[:1]) is pieces[0]  # repeats by itself, inside C
+
+
 @pytest.mark.parametrize(
     ("caches", "threads", "n", "level", "size"),
     [
