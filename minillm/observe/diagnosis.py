@@ -93,7 +93,7 @@ def _threads(facts: dict[str, Any]) -> list[Finding]:
     if facts["openmp"] and facts["region_threads"] < threads:
         what = f"a parallel region that asks for {threads} threads gets {facts['region_threads']}"
         found.append(Finding(what, "unset OMP_THREAD_LIMIT and OMP_DYNAMIC; do not fork"))
-    # Every thread gets an equal part: all are as slow as the slowest.
+    # Work is dealt out in equal parts: at worst, all wait for the slowest.
     if slow and threads > fast and (slow_speed is None or threads * slow_speed < fast):
         what = f"{threads} threads wait for the {slow} slow CPUs, and {fast} are fast"
         found.append(Finding(what, f"MINILLM_NUM_THREADS={fast}, or --threads {fast}"))
