@@ -73,3 +73,9 @@ int64_t ml_decode_work(int64_t B, int64_t C, int64_t H, int64_t size, int thread
 void ml_decode(int64_t layers, int64_t B, int64_t C, int64_t H, int64_t V, int64_t n_head,
                int64_t size, int64_t length, float eps, const float *const *weights,
                float *const *caches, float *x, float *logits, float *work, int threads);
+
+/* The machine's roofs: thread i works on row i of n floats, `passes` times. sums: (threads). */
+int64_t ml_roof_fma(int64_t rounds, float x, float c, float *sums, int threads); /* FLOP done */
+void ml_roof_read(int64_t n, const float *x, int64_t row, int64_t passes, float *sums, int threads);
+void ml_roof_copy(int64_t n, const float *x, int64_t x_row, float *y, int64_t y_row, int64_t passes,
+                  int threads);

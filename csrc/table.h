@@ -91,6 +91,9 @@ struct table {
                   double beta2, float eps, float decay, float c1, float c2);
     double (*sum_squares)(int64_t n, const float *x);
     void (*map)(int64_t n, int function, const float *x, float *y);
+    int64_t (*roof_fma)(int64_t rounds, float x, float c, float *sum); /* the FLOP done */
+    float (*roof_read)(int64_t n, const float *x, int64_t passes);
+    void (*roof_copy)(int64_t n, const float *x, float *y, int64_t passes);
 };
 
 extern const struct table ml_baseline;

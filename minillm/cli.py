@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from minillm import __version__
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_eval(commands)
     _add_bench(commands)
+    _add_roofs(commands)
     doctor = commands.add_parser("doctor", help="what runs here and why, what is amiss, the remedy")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(command=_doctor)
@@ -138,6 +140,16 @@ def _add_bench(commands: Any) -> None:
         action="append",
         default=[],
         help="auto, numpy, or a list such as matmul=naive; again for one more contestant",
+    )
+
+
+def _add_roofs(commands: Any) -> None:
+    roofs = commands.add_parser("roofs", help="the most that this machine can compute and move")
+    roofs.set_defaults(command=_roofs)
+    roofs.add_argument("--threads", type=int, metavar="N", help="on 1 to N threads (all cores)")
+    roofs.add_argument("--again", action="store_true", help="measure anew, not from the cache")
+    roofs.add_argument(
+        "--json", action="store_true", help="for programs (see minillm.observe.roofs)"
     )
 
 
@@ -255,6 +267,20 @@ def _bench(args: argparse.Namespace) -> int:
     if args.json:
         with open(args.json, "w", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _roofs(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from minillm.observe import roofs
+
+    def progress(sweeps: Iterable) -> Iterable:
+        return tqdm(sweeps, desc="measuring for 7 s", unit=" sweeps", leave=False)
+
+    found = roofs.load(args.threads, progress, args.again)
+    as_json = dataclasses.asdict(found)
+    print(json.dumps(as_json, indent=1) if args.json else roofs.as_text(found))
     return 0
 
 

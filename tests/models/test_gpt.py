@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minillm as ml
-from minillm import optim
+from minillm import kernels, optim
 from minillm.models import GPT, GPTConfig
 from minillm.models.sampling import choose
 
@@ -186,13 +186,18 @@ def test_generate_with_the_cache_is_generate_without(trained, n_prompt, how):
 
 def test_generate_costs_one_position_a_token_within_the_context(trained, monkeypatch):
     """A prompt of 3 in a context of 8: the prompt, five more, then the window at each step."""
-    fed, forward = [], GPT.forward
+    fed, forward, decode = [], GPT.forward, kernels.decode
 
     def spy(self, ids, *args, **kwargs):
         fed.append(ids.shape[-1])
         return forward(self, ids, *args, **kwargs)
 
+    def one(x, *args):
+        fed.append(len(x))
+        return decode(x, *args)
+
     monkeypatch.setattr(GPT, "forward", spy)
+    monkeypatch.setattr(kernels, "decode", one)
     trained.generate(ids_of(TINY, 1, 3)[0], 8, rng=np.random.default_rng(0))
     assert fed == [3, 1, 1, 1, 1, 1, 8, 8]
 
