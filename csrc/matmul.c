@@ -135,43 +135,47 @@ LOCAL void matmul_rows(int64_t rows, int64_t K, struct matrix a, const float *b,
 }
 #undef ROWS
 
-/* out[k * width + j] = in[k * in_row + j * in_col] for k < K, j < n, and 0 for n <= j < width.
-   width is NR for a panel of B, MR for a panel of A (given transposed). One of the strides is 1.
-   The last vector of a row may reach into the next row, whose first vector is written later: rows
-   go up, and in a transposed block columns go down. */
+/* Panels of `width` columns, each K x width and contiguous, one after the other:
+   out[(j / width) * K * width + k * width + j % width] = in[k * in_row + j * in_col], k < K, j < n,
+   the last panel filled up with 0. width is NR for B, MR for A (given transposed). One of the
+   strides is 1. The last vector of a row may reach into the next row, whose first vector is written
+   later: rows go up, and in a transposed block columns go down. */
 LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int64_t in_row,
                        int64_t in_col, float *out) {
     if (in_col == 1) {
         for (int64_t k = 0; k < K; ++k)
-            for (int64_t j = 0; j < width; j += LANES) {
-                const int64_t left = n - j;
-                const float *p = in + k * in_row + j;
-                __builtin_prefetch(p + width);
-                store(out + k * width + j, left > 0 ? load_upto(p, left, 0) : splat(0));
-            }
+            for (int64_t p = 0; p < n; p += width)
+                for (int64_t j = 0; j < width; j += LANES) {
+                    const int64_t left = n - p - j;
+                    store(out + p * K + k * width + j,
+                          left > 0 ? load_upto(in + k * in_row + p + j, left, 0) : splat(0));
+                }
         return;
     }
-    for (int64_t k = 0; k < K; k += LANES)
-        for (int64_t j = (width - 1) / LANES * LANES; j >= 0; j -= LANES) {
-            vec rows[LANES];
+    for (int64_t p = 0; p < n; p += width, out += K * width)
+        for (int64_t k = 0; k < K; k += LANES)
+            for (int64_t j = (width - 1) / LANES * LANES; j >= 0; j -= LANES) {
+                vec rows[LANES];
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i) {
-                const float *p = in + (j + i) * in_col + k;
-                __builtin_prefetch(p + width * in_col);
-                rows[i] = j + i < n ? load_upto(p, K - k, 0) : splat(0);
+                for (int i = 0; i < LANES; ++i) {
+                    const float *row = in + (p + j + i) * in_col + k;
+                    __builtin_prefetch(row + width * in_col);
+                    rows[i] = p + j + i < n ? load_upto(row, K - k, 0) : splat(0);
+                }
+                transpose(rows);
+                float *o = out + k * width + j;
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; ++i)
+                    if (k + i < K) store(o + i * width, rows[i]);
             }
-            transpose(rows);
-            float *p = out + k * width + j;
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i)
-                if (k + i < K) store(p + i * width, rows[i]);
-        }
 }
 
-/* The panels of a K x N block of B, K <= KC, one after the other. */
+/* A K x N block of B, K <= KC. Four panels at a time: their columns are 8 cache lines of a row,
+   which come sooner than 2; with more panels the places written to would drive each other out of
+   L1. */
 LOCAL void matmul_pack_b(int64_t K, int64_t N, struct matrix b, float *packed) {
-    for (int64_t j = 0; j < N; j += NR)
-        matmul_pack(K, min(NR, N - j), NR, b.data + j * b.col, b.row, b.col, packed + j * K);
+    for (int64_t j = 0; j < N; j += 4 * NR)
+        matmul_pack(K, min(4 * NR, N - j), NR, b.data + j * b.col, b.row, b.col, packed + j * K);
 }
 
 /* What is left to do with rows of C whose sums are complete, while they are in L1; `more` is the

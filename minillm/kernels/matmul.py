@@ -51,6 +51,10 @@ def _finish(c, add, times, slope, approximate, gelu):
     return c
 
 
+def _joint(a, b) -> tuple[int, ...]:
+    return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+
+
 def _check_finish(shape, add, times, slope) -> None:
     if add is not None and add.shape not in (shape, shape[-1:]):
         raise ValueError(f"matmul: add must have shape {shape} or {shape[-1:]}, got {add.shape}")
@@ -66,11 +70,8 @@ def _shapes(a, b, trans_a, trans_b, out) -> tuple[tuple[int, ...], int, int, int
     M, K = a.shape[:-3:-1] if trans_a else a.shape[-2:]
     N, K_b = b.shape[-2:] if trans_b else b.shape[:-3:-1]
     try:
-        lead = (
-            a.shape[:-2]
-            if a.ndim == b.ndim == 2
-            else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        )
+        one = a.ndim == 2 or b.ndim == 2  # only one of them has leading axes, or none
+        lead = (a if b.ndim == 2 else b).shape[:-2] if one else _joint(a, b)
     except ValueError:
         lead, K_b = (), -1
     if K != K_b:
