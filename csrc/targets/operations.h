@@ -37,5 +37,6 @@ const struct table ML_TABLE = {
     .embedding_vjp = embedding_vjp,
     .adamw = adamw,
     .sum_squares = sum_squares,
+    .row_scale = row_scale,
     .map = map,
 };

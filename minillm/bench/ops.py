@@ -14,6 +14,7 @@ from minillm import kernels
 from minillm.bench.products import own
 from minillm.bench.timing import Case, Contestant
 from minillm.bench.workload import Workload
+from minillm.models import GPT
 
 Maker = Callable[[Workload, np.random.Generator], tuple]
 
@@ -77,9 +78,14 @@ def _embedding_vjp(w: Workload, rng: np.random.Generator) -> tuple:
     return _normal(rng, w.rows, w.C), rng.integers(0, w.vocab_size, w.rows), w.vocab_size
 
 
+def _gradients(w: Workload, rng: np.random.Generator) -> list[np.ndarray]:
+    return [_normal(rng, *p.shape) for p in GPT(w.model(), rng).parameters()]
+
+
 def _adamw(w: Workload, rng: np.random.Generator) -> tuple:
-    p, g, m, v = _normal(rng, 4, 4 * w.C, w.C)
-    return p, g, m, v * v, 1e-3, 0.9, 0.99, 1e-8, 0.1, 100
+    params, grads, ms, vs = (_gradients(w, rng) for _ in range(4))
+    vs = [v * v for v in vs]
+    return params, grads, ms, vs, 1e-3, 0.9, 0.99, 1e-8, [0.1] * len(params), 100
 
 
 ARGUMENTS: dict[str, Maker] = {
@@ -96,7 +102,8 @@ ARGUMENTS: dict[str, Maker] = {
     "cross_entropy_vjp": _cross_entropy_vjp,
     "embedding_vjp": _embedding_vjp,
     "adamw": _adamw,
-    "sum_squares": lambda w, rng: (_normal(rng, 4 * w.C, w.C),),
+    "sum_squares": lambda w, rng: (_gradients(w, rng),),
+    "scale": lambda w, rng: (_gradients(w, rng), 1.0),
 }
 
 
