@@ -57,9 +57,13 @@ void ml_cross_entropy_vjp(int64_t rows, int64_t n, const float *x, const int64_t
 
 void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float *dy,
                       float *dweight, int threads);
-void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
-              double beta2, float eps, float decay, float c1, float c2, int threads);
-double ml_sum_squares(int64_t n, const float *x, int threads);
+
+/* Over the elements of `count` arrays, of which number i has n[i]. */
+void ml_adamw(int64_t count, const int64_t *n, float *const *p, const float *const *g,
+              float *const *m, float *const *v, const float *decay, float lr, double beta1,
+              double beta2, float eps, float c1, float c2, int threads);
+double ml_sum_squares(int64_t count, const int64_t *n, const float *const *x, int threads);
+void ml_scale(int64_t count, const int64_t *n, float *const *x, float factor, int threads);
 
 void ml_map(int64_t n, int function, const float *x, float *y); /* 0 exp, 1 tanh */
 

@@ -2,8 +2,7 @@
      m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2,
      p = p (1 - lr decay) - lr (m / c1) / (sqrt(v / c2) + eps),   c_i = 1 - beta_i^step.
    Plain loops: there is nothing here that a compiler does not vectorise by itself.
-   Specification: minillm/kernels/adamw.py   Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
- */
+   Specification: minillm/kernels/optimizer.py   Source: Loshchilov and Hutter, arXiv:1711.05101. */
 
 LOCAL void adamw(int64_t n, float *restrict p, const float *restrict g, float *restrict m,
                  float *restrict v, float lr, double beta1, double beta2, float eps, float decay,

@@ -90,6 +90,7 @@ struct table {
     void (*adamw)(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
                   double beta2, float eps, float decay, float c1, float c2);
     double (*sum_squares)(int64_t n, const float *x);
+    void (*row_scale)(int64_t n, float factor, float *y);
     void (*map)(int64_t n, int function, const float *x, float *y);
     int64_t (*roof_fma)(int64_t rounds, float x, float c, float *sum); /* the FLOP done */
     float (*roof_read)(int64_t n, const float *x, int64_t passes);

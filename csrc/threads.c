@@ -309,25 +309,48 @@ void ml_embedding_vjp(int64_t tokens, int64_t n, const int64_t *ids, const float
     }
 }
 
-void ml_adamw(int64_t n, float *p, const float *g, float *m, float *v, float lr, double beta1,
-              double beta2, float eps, float decay, float c1, float c2, int threads) {
-    const struct table *t = ml_active();
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && n > SMALL_MAP)
-    for (int64_t i = 0; i < n; i += CHUNK)
-        t->adamw(min(CHUNK, n - i), p + i, g + i, m + i, v + i, lr, beta1, beta2, eps, decay, c1,
-                 c2);
+static int64_t sum_of(int64_t count, const int64_t *n) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += n[i];
+    return sum;
 }
 
-double ml_sum_squares(int64_t n, const float *x, int threads) {
+/* One parallel region for all arrays: a thread that is through with its part of one (nowait) goes
+   on to the next. */
+void ml_adamw(int64_t count, const int64_t *n, float *const *p, const float *const *g,
+              float *const *m, float *const *v, const float *decay, float lr, double beta1,
+              double beta2, float eps, float c1, float c2, int threads) {
     const struct table *t = ml_active();
-    double total = 0;
-#pragma omp parallel for ordered schedule(static)                                                  \
-    num_threads(threads) if (threads > 1 && n > SMALL_MAP)
-    for (int64_t i = 0; i < n; i += CHUNK) {
-        const double part = t->sum_squares(min(CHUNK, n - i), x + i);
-#pragma omp ordered
-        total += part;
-    }
+#pragma omp parallel num_threads(threads) if (threads > 1 && sum_of(count, n) > SMALL_MAP)
+    for (int64_t a = 0; a < count; ++a)
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < n[a]; i += CHUNK)
+            t->adamw(min(CHUNK, n[a] - i), p[a] + i, g[a] + i, m[a] + i, v[a] + i, lr, beta1, beta2,
+                     eps, decay[a], c1, c2);
+}
+
+void ml_scale(int64_t count, const int64_t *n, float *const *x, float factor, int threads) {
+    const struct table *t = ml_active();
+#pragma omp parallel num_threads(threads) if (threads > 1 && sum_of(count, n) > SMALL_MAP)
+    for (int64_t a = 0; a < count; ++a)
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < n[a]; i += CHUNK)
+            t->row_scale(min(CHUNK, n[a] - i), factor, x[a] + i);
+}
+
+/* Sum i is that over the i-th part of every array. */
+double ml_sum_squares(int64_t count, const int64_t *n, const float *const *x, int threads) {
+    const struct table *t = ml_active();
+    enum { SUMS = 32 };
+    double sums[SUMS] = {0}, total = 0;
+#pragma omp parallel for schedule(static)                                                          \
+    num_threads(threads) if (threads > 1 && sum_of(count, n) > SMALL_MAP)
+    for (int i = 0; i < SUMS; ++i)
+        for (int64_t a = 0; a < count; ++a) {
+            const int64_t first = part(n[a], SUMS, i), end = part(n[a], SUMS, i + 1);
+            sums[i] += t->sum_squares(end - first, x[a] + first);
+        }
+    for (int i = 0; i < SUMS; ++i) total += sums[i];
     return total;
 }
 

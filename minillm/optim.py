@@ -11,6 +11,8 @@ import numpy as np
 from minillm import kernels
 from minillm.autograd import Tensor
 
+Arrays = list[np.ndarray]  # one for each parameter that has a gradient
+
 
 class Optimizer:
     """Base class: the parameters, the learning rate, one array of state per slot and parameter."""
@@ -29,11 +31,12 @@ class Optimizer:
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         self.step_count += 1
-        for i, p in enumerate(self.params):
-            if p.grad is not None:
-                self.update(p.data, p.grad, *(self.state[slot][i] for slot in self.slots))
+        at = [i for i, p in enumerate(self.params) if p.grad is not None]
+        params, grads = [self.params[i].data for i in at], [self.params[i].grad for i in at]
+        self.update(params, grads, *([self.state[slot][i] for i in at] for slot in self.slots))
 
-    def update(self, p: np.ndarray, g: np.ndarray, *state: np.ndarray) -> None:
+    def update(self, params: Arrays, grads: Arrays, *state: Arrays) -> None:
+        """Change the parameters in place; one list of state for each slot."""
         raise NotImplementedError
 
     def zero_grad(self) -> None:
@@ -72,12 +75,13 @@ class SGD(Optimizer):
         super().__init__(params, lr)
         self.momentum, self.weight_decay = momentum, weight_decay
 
-    def update(self, p, g, velocity):
-        velocity *= self.momentum
-        velocity += g
-        if self.weight_decay:
-            velocity += self.weight_decay * p
-        p -= self.lr * velocity
+    def update(self, params, grads, velocities):
+        for p, g, velocity in zip(params, grads, velocities, strict=True):
+            velocity *= self.momentum
+            velocity += g
+            if self.weight_decay:
+                velocity += self.weight_decay * p
+            p -= self.lr * velocity
 
 
 class AdamW(Optimizer):
@@ -102,9 +106,10 @@ class AdamW(Optimizer):
             raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
-    def update(self, p, g, m, v):
-        decay = self.weight_decay if p.ndim >= 2 else 0.0
-        kernels.adamw(p, g, m, v, self.lr, *self.betas, self.eps, decay, self.step_count)
+    def update(self, params, grads, ms, vs):
+        decays = [self.weight_decay if p.ndim >= 2 else 0.0 for p in params]
+        settings = (self.lr, *self.betas, self.eps, decays, self.step_count)
+        kernels.adamw(params, grads, ms, vs, *settings)
 
 
 class Adam(AdamW):
@@ -126,10 +131,9 @@ def clip_grad_norm_(params: Iterable[Tensor], max_norm: float) -> float:
     Returns the norm before.
     """
     grads = [p.grad for p in params if p.grad is not None]
-    norm = sqrt(sum(kernels.sum_squares(g) for g in grads))
+    norm = sqrt(kernels.sum_squares(grads))
     if norm > max_norm:
-        for g in grads:
-            g *= max_norm / (norm + 1e-6)
+        kernels.scale(grads, max_norm / (norm + 1e-6))
     return norm
 
 

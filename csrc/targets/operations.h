@@ -42,6 +42,7 @@ const struct table ML_TABLE = {
     .embedding_vjp = embedding_vjp,
     .adamw = adamw,
     .sum_squares = sum_squares,
+    .row_scale = row_scale,
     .map = map,
     .roof_fma = roof_fma,
     .roof_read = roof_read,

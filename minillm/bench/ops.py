@@ -78,9 +78,14 @@ def _embedding_vjp(w: Workload, rng: np.random.Generator) -> tuple:
     return _normal(rng, w.rows, w.C), rng.integers(0, w.vocab_size, w.rows), w.vocab_size
 
 
+def _gradients(w: Workload, rng: np.random.Generator) -> list[np.ndarray]:
+    return [_normal(rng, *p.shape) for p in GPT(w.model(), rng).parameters()]
+
+
 def _adamw(w: Workload, rng: np.random.Generator) -> tuple:
-    p, g, m, v = _normal(rng, 4, 4 * w.C, w.C)
-    return p, g, m, v * v, 1e-3, 0.9, 0.99, 1e-8, 0.1, 100
+    params, grads, ms, vs = (_gradients(w, rng) for _ in range(4))
+    vs = [v * v for v in vs]
+    return params, grads, ms, vs, 1e-3, 0.9, 0.99, 1e-8, [0.1] * len(params), 100
 
 
 def _decode(w: Workload, rng: np.random.Generator) -> tuple:
@@ -103,8 +108,9 @@ ARGUMENTS: dict[str, Maker] = {
     "cross_entropy_vjp": _cross_entropy_vjp,
     "embedding_vjp": _embedding_vjp,
     "adamw": _adamw,
-    "sum_squares": lambda w, rng: (_normal(rng, 4 * w.C, w.C),),
     "decode": _decode,
+    "sum_squares": lambda w, rng: (_gradients(w, rng),),
+    "scale": lambda w, rng: (_gradients(w, rng), 1.0),
 }
 
 

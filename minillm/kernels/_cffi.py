@@ -5,6 +5,7 @@ cffi's from_buffer keeps the array alive for as long as the pointer lives, and c
 """
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,6 +26,7 @@ REMEDY = (
 )
 FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 NULL = ffi.NULL if ffi else None
+FLOATS = ffi.typeof("float[]") if ffi else None
 
 
 def targets() -> list[str]:
@@ -72,7 +74,7 @@ def source(a: np.ndarray | None) -> object:
         raise TypeError(f"expected native float32, got {a.dtype.str}")
     if not a.flags.carray:  # strided, misaligned or merely read-only
         a = np.require(a, requirements="CA")
-    return ffi.from_buffer("float[]", a)
+    return ffi.from_buffer(FLOATS, a)
 
 
 def ids(a: np.ndarray) -> object:
@@ -84,7 +86,17 @@ def target(a: np.ndarray) -> object:
     """A float * for the kernel to write through."""
     if not is_float32(a) or not a.flags.carray:
         raise TypeError("expected a writeable, contiguous, native float32 array to write to")
-    return ffi.from_buffer("float[]", a, require_writable=True)
+    return ffi.from_buffer(FLOATS, a)
+
+
+def sources_of(arrays: Sequence[np.ndarray]) -> list:
+    """What `source` gives for each; cffi makes the float ** of a call from such a list."""
+    return [source(a) for a in arrays]
+
+
+def targets_of(arrays: Sequence[np.ndarray]) -> list:
+    """What `target` gives for each; cffi makes the float ** of a call from such a list."""
+    return [target(a) for a in arrays]
 
 
 def strided(a: np.ndarray) -> tuple[object, tuple[int, ...]]:
@@ -93,7 +105,7 @@ def strided(a: np.ndarray) -> tuple[object, tuple[int, ...]]:
         raise TypeError(f"expected aligned native float32, got {a.dtype.str}")
     strides = tuple(s // 4 for s in a.strides)
     if a.flags.carray:
-        return ffi.from_buffer("float[]", a), strides
+        return ffi.from_buffer(FLOATS, a), strides
     return ffi.cast("float *", a.__array_interface__["data"][0]), strides
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
+from itertools import chain
 
 import numpy as np
 
@@ -31,7 +32,8 @@ class Kernel:
     implementations: dict[str, Callable]
     flops: Callable[..., int]
     bytes: Callable[..., int]
-    floats: int = 1  # so many leading arguments are float arrays (or None)
+    floats: int = 1  # so many leading arguments are float arrays (or None) …
+    lists: bool = False  # … or each is a list of float arrays
     chosen: str = "numpy"
     run: Callable = field(init=False)
 
@@ -55,14 +57,12 @@ class Kernel:
         if kwargs and len(args) < self.floats:  # an array by keyword
             bound = signature(self.specification).bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
-        run = self.run
-        for a in args[: self.floats]:
+        run, arrays = self.run, args[: self.floats]
+        for a in self._in_lists(arrays) if self.lists else arrays:
             if a is None:
                 continue
-            if type(a) is not np.ndarray:
-                return self(
-                    *map(_as_float_array, args[: self.floats]), *args[self.floats :], **kwargs
-                )
+            if type(a) is not np.ndarray and not self.lists:
+                return self(*map(_as_float_array, arrays), *args[self.floats :], **kwargs)
             if not _cffi.is_float32(a):
                 if a.dtype.kind != "f":
                     raise TypeError(f"{self.name}: expected float arrays, got {a.dtype}")
@@ -75,6 +75,17 @@ class Kernel:
         for observe in observers:
             observe(self, args, kwargs, seconds)
         return result
+
+    def _in_lists(self, lists: tuple) -> list[np.ndarray]:
+        """All their arrays; nothing is converted, as it may be there to be written to."""
+        for each in lists:
+            if not isinstance(each, (list, tuple)):
+                raise TypeError(f"{self.name}: expected lists of arrays, got {type(each).__name__}")
+        arrays = list(chain.from_iterable(lists))
+        for kind in set(map(type, arrays)):
+            if not issubclass(kind, np.ndarray):
+                raise TypeError(f"{self.name}: expected arrays in its lists, got {kind.__name__}")
+        return arrays
 
 
 def _as_float_array(a: object) -> np.ndarray | None:
