@@ -9,7 +9,7 @@ from math import cos, pi, sqrt
 import numpy as np
 
 from minillm import kernels
-from minillm.autograd import Tensor
+from minillm.autograd import Tensor, observed
 
 
 class Optimizer:
@@ -26,6 +26,7 @@ class Optimizer:
         self.lr, self.step_count = lr, 0
         self.state = {slot: [np.zeros_like(p.data) for p in self.params] for slot in self.slots}
 
+    @observed("optimizer")
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         self.step_count += 1
@@ -36,6 +37,7 @@ class Optimizer:
     def update(self, p: np.ndarray, g: np.ndarray, *state: np.ndarray) -> None:
         raise NotImplementedError
 
+    @observed("optimizer")
     def zero_grad(self) -> None:
         for p in self.params:
             p.grad = None
@@ -120,6 +122,7 @@ class Adam(AdamW):
         super().__init__(params, lr, betas, eps, weight_decay=0.0)
 
 
+@observed("clip")
 def clip_grad_norm_(params: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, by max_norm / norm if norm = √Σ g² exceeds max_norm.
 

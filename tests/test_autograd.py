@@ -470,5 +470,7 @@ def test_observers_hear_of_every_operation_while_they_are_attached():
         ("mul", "forward"),
         ("mul", "backward"),
         ("exp", "backward"),
+        ("Tensor.backward", "backward"),
     ]
     assert all(seconds >= 0 for *_, seconds in events)
+    assert events[-1][2] >= events[2][2] + events[3][2]  # the whole takes in its parts
