@@ -31,8 +31,9 @@ LAYERS = {
     "minillm.evaluate": 5.5,  # train evaluates
     "minillm.train": 6,
     "minillm.generate": 6,
-    "minillm.bench": 6,
+    "minillm.bench": 5.9,  # observe looks at its workload
     "minillm.observe": 6,
+    "minillm.commands": 6.5,  # the command line's larger commands
     "minillm.cli": 7,
     "minillm.__main__": 7.5,
 }
