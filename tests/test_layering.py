@@ -33,7 +33,8 @@ LAYERS = {
     "minillm.generate": 6,
     "minillm.bench": 5.9,  # observe looks at its workload
     "minillm.observe": 6,
-    "minillm.commands": 6.5,  # the command line's larger commands
+    "minillm.flags": 6.4,  # what the commands of the command line share
+    "minillm.cli_profile": 6.5,  # two of them
     "minillm.cli": 7,
     "minillm.__main__": 7.5,
 }

@@ -20,12 +20,14 @@ import contextlib
 import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from minillm import autograd, kernels
+from minillm.kernels.threads import threads
 
 FORWARD, BACKWARD = "forward", "backward"
 
@@ -35,8 +37,8 @@ class Span:
     """One call.  start, seconds: when and how long; own: the seconds that no child took.
 
     kind: "operation" (of autograd, or a function it observes), "kernel" or "block" (of `phase`);
-    operation, phase: of the nearest operation or block around a kernel ("" if there is none); call:
-    of a kernel.
+    operation, phase: of the operation or block around a kernel ("" if there is none); call: of a
+    kernel.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Step:
 
     start: float
     seconds: float
+    threads: int  # that a kernel could use when it began
     spans: list[Span] = field(default_factory=list)
 
     @property
@@ -81,7 +84,7 @@ class Profile:
     """A context manager that may be entered again and again; each time is one step."""
 
     def __init__(self) -> None:
-        self._raw: list[tuple[float, float, list]] = []  # (start, end, events)
+        self._raw: list[tuple[float, float, int, list]] = []  # (start, end, threads, events)
         self._events: list[tuple[float, float, Any]] = []  # (end, seconds, what)
         self._calls: dict[Hashable, Call] = {}
         self._steps: list[Step] = []
@@ -93,6 +96,7 @@ class Profile:
         self._thread, self._events = threading.get_ident(), []
         kernels.observers.append(self._kernel_ended)
         autograd.observers.append(self._operation_ended)
+        self._threads = threads()
         self._start = perf_counter()
         return self
 
@@ -102,7 +106,7 @@ class Profile:
         autograd.observers.remove(self._operation_ended)
         self._thread = 0
         if error[0] is None:  # half a step tells nothing
-            self._raw.append((self._start, end, self._events))
+            self._raw.append((self._start, end, self._threads, self._events))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -110,13 +114,14 @@ class Profile:
         start = perf_counter()
         yield
         end = perf_counter()
-        self._events.append((end, end - start, name))
+        if self._thread:  # else this is no step of the profile
+            self._events.append((end, end - start, name))
 
     @property
     def steps(self) -> list[Step]:
         """The steps that are over."""
-        for start, end, events in self._raw:
-            self._steps.append(Step(start, end - start, nest(events)))
+        for start, end, n_threads, events in self._raw:
+            self._steps.append(Step(start, end - start, n_threads, nest(events)))
         self._raw = []
         return self._steps
 
@@ -128,7 +133,11 @@ class Profile:
         end = perf_counter()
         if threading.get_ident() != self._thread:
             return
-        key = (kernel, kernel.chosen, *[a.shape if type(a) is np.ndarray else _key(a) for a in args])
+        key = (
+            kernel,
+            kernel.chosen,
+            *[a.shape if type(a) is np.ndarray else _key(a) for a in args],
+        )
         if kwargs:
             key += tuple([(name, _key(a)) for name, a in kwargs.items()])
         call = self._calls.get(key)
@@ -149,15 +158,16 @@ def nest(events: list[tuple[float, float, Any]]) -> list[Span]:
     ended after that start is a child all the same: two calls never overlap but by nesting.
     """
     spans: list[Span] = []
-    open_ones: list[Span] = []  # without a parent so far
+    orphans: list[Span] = []  # those that nothing around them has ended yet
     for end, seconds, what in events:
         span = _span(what, end - seconds, seconds)
-        while open_ones and open_ones[-1].start + open_ones[-1].seconds > span.start:
-            child = open_ones.pop()
+        while orphans and orphans[-1].start + orphans[-1].seconds > span.start:
+            child = orphans.pop()
             span.own -= child.seconds
-        open_ones.append(span)
+            if child.kind == "kernel":
+                child.operation, child.phase = span.name, span.phase
+        orphans.append(span)
         spans.append(span)
-    _adopt(spans)
     return spans
 
 
@@ -167,18 +177,6 @@ def _span(what: Any, start: float, seconds: float) -> Span:
     if isinstance(what, str):
         return Span("block", what, what, start, seconds, seconds)
     return Span("operation", what[0], what[1], start, seconds, seconds)
-
-
-def _adopt(spans: list[Span]) -> None:
-    """Tell each kernel its operation and phase: the innermost that ends after it, around it."""
-    around: list[Span] = []
-    for span in reversed(spans):  # a parent ends last, so it comes first
-        while around and around[-1].start >= span.start + span.seconds:
-            around.pop()
-        if span.kind != "kernel":
-            around.append(span)
-        elif around:
-            span.operation, span.phase = around[-1].name, around[-1].phase
 
 
 def _key(a: object) -> Hashable:
@@ -192,9 +190,10 @@ def _key(a: object) -> Hashable:
 
 def _describe(kernel: Any, args: tuple, kwargs: dict) -> Call:
     flags = [name for name, value in kwargs.items() if value is True]
-    shapes = " ".join(filter(None, [*map(_text, args), *flags]))
+    shapes = [(text, len(list(same))) for text, same in groupby(filter(None, map(_text, args)))]
+    words = [f"{text} ({n}×)" if n > 1 else text for text, n in shapes] + flags
     flop, bytes = kernel.flops(*args, **kwargs), kernel.bytes(*args, **kwargs)
-    return Call(kernel.name, shapes, kernel.chosen, int(flop), int(bytes))
+    return Call(kernel.name, " ".join(words), kernel.chosen, int(flop), int(bytes))
 
 
 def _text(a: object) -> str:
@@ -202,5 +201,5 @@ def _text(a: object) -> str:
     if isinstance(a, np.ndarray):
         return "×".join(map(str, a.shape)) or "scalar"
     if isinstance(a, list | tuple):
-        return f"{len(a)} arrays of {sum(np.size(x) for x in a):,} in all"
+        return f"{len(a)} arrays of {sum(np.size(x) for x in a):,}"
     return ""

@@ -1,0 +1,85 @@
+"""`minillm profile` and `minillm compare`: their flags, and what they print and write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from minillm import config as settings
+from minillm import flags
+from minillm.errors import UserError
+
+if TYPE_CHECKING:
+    from minillm.bench.workload import Workload
+
+MODEL = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "batch_size")
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser's."""
+    profile = commands.add_parser("profile", help="where the time of a training step goes")
+    profile.set_defaults(command=_profile)
+    _add_model(profile, steps=20)
+    flags.add_kernels(profile)
+    profile.add_argument(
+        "--generate", type=int, default=0, metavar="N", help="profile N generated tokens as well"
+    )
+    compare = commands.add_parser("compare", help="the same steps under several kernel choices")
+    compare.set_defaults(command=_compare)
+    _add_model(compare, steps=10)
+    flags.add_threads(compare)
+    compare.add_argument(
+        "--kernels",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="auto, numpy or a list such as matmul=naive; twice or more, the first is the measure",
+    )
+    for parser in (profile, compare):
+        parser.add_argument("--json", metavar="FILE", help="the result (see minillm.observe)")
+
+
+def _add_model(parser: argparse.ArgumentParser, steps: int) -> None:
+    names = ", ".join(settings.PRESETS)
+    parser.add_argument("--preset", help=f"{names} (default: char-small)")
+    flags.add_settings(parser, MODEL)
+    parser.add_argument("--steps", type=int, default=steps, metavar="N", help=f"({steps})")
+
+
+def _workload(args: argparse.Namespace) -> Workload:
+    """The model and the batch that the flags describe; what they ask for is checked."""
+    from minillm.bench import workload
+
+    if args.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    flags.check_writable(args, "json")
+    flags.set_up_kernels(args)
+    given = {name: value for name, value in vars(args).items() if name in MODEL}
+    return workload.of_settings(settings.resolve(args.preset, flags=given))
+
+
+def _profile(args: argparse.Namespace) -> int:
+    from minillm.observe import report, session
+
+    result, _ = session.run(_workload(args), args.steps, args.generate)
+    print(report.as_text(result))
+    _write_json(args.json, result)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from minillm.observe import compare
+
+    if len(args.kernels) < 2:
+        raise UserError("compare needs --kernels twice or more, such as auto and matmul=naive")
+    result = compare.run(_workload(args), args.kernels, args.steps)
+    print(compare.as_text(result))
+    _write_json(args.json, result)
+    return 0 if all(choice["agrees"] for choice in result["choices"]) else 1
+
+
+def _write_json(path: str | None, result: dict[str, Any]) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
