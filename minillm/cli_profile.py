@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minillm import config as settings
@@ -37,7 +38,10 @@ def add(commands: Any) -> None:
         help="auto, numpy or a list such as matmul=naive; twice or more, the first is the measure",
     )
     for parser in (profile, compare):
-        parser.add_argument("--json", metavar="FILE", help="the result (see minillm.observe)")
+        parser.add_argument("--json", metavar="FILE", help="the result for programs")
+        parser.add_argument("--plot", metavar="FILE", help="the roofline, .png, .svg or .pdf")
+    profile.add_argument("--trace", metavar="FILE", help="for https://ui.perfetto.dev")
+    profile.add_argument("--html", metavar="FILE", help="all of it as one page")
 
 
 def _add_model(parser: argparse.ArgumentParser, steps: int) -> None:
@@ -53,33 +57,49 @@ def _workload(args: argparse.Namespace) -> Workload:
 
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
-    flags.check_writable(args, "json")
+    flags.check_writable(args, "json", "plot")
     flags.set_up_kernels(args)
     given = {name: value for name, value in vars(args).items() if name in MODEL}
     return workload.of_settings(settings.resolve(args.preset, flags=given))
 
 
 def _profile(args: argparse.Namespace) -> int:
-    from minillm.observe import report, session
+    from minillm.observe import chart, page, report, session, trace
 
-    result, _ = session.run(_workload(args), args.steps, args.generate)
+    flags.check_writable(args, "trace", "html")
+    result, profiles = session.run(_workload(args), args.steps, args.generate)
     print(report.as_text(result))
-    _write_json(args.json, result)
+    _write(args.json, lambda: _json(result))
+    _write(args.trace, lambda: json.dumps(trace.as_trace(profiles)))
+    _write(args.html, lambda: page.as_html(result, profiles))
+    if args.plot:
+        title = f"{result['model']['preset']}, a training step"
+        chart.save(args.plot, result["roofs"], {"": chart.points(result["train"])}, title)
     return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from minillm.observe import compare
+    from minillm.observe import chart, compare
 
     if len(args.kernels) < 2:
         raise UserError("compare needs --kernels twice or more, such as auto and matmul=naive")
     result = compare.run(_workload(args), args.kernels, args.steps)
     print(compare.as_text(result))
-    _write_json(args.json, result)
+    _write(args.json, lambda: _json(result))
+    if args.plot:
+        series = {
+            choice["kernels"]: chart.points(choice["profile"], i)
+            for i, choice in enumerate(result["choices"])
+        }
+        chart.save(args.plot, result["roofs"], series, f"{result['model']['preset']}, compared")
     return 0 if all(choice["agrees"] for choice in result["choices"]) else 1
 
 
-def _write_json(path: str | None, result: dict[str, Any]) -> None:
+def _json(result: dict[str, Any]) -> str:
+    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(path: str | None, text: Callable[[], str]) -> None:
     if path:
         with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+            file.write(text())

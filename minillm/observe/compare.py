@@ -28,7 +28,8 @@ from minillm.bench.workload import Workload
 from minillm.observe import roofline, roofs, session
 from minillm.observe.analysis import analyse
 from minillm.observe.profiler import Profile
-from minillm.observe.report import align, described, header, ms, percent
+from minillm.observe.report import described, header
+from minillm.observe.text import align, ms, percent
 
 TOLERANCE = 1e-4
 

@@ -155,7 +155,8 @@ def nest(events: list[tuple[float, float, Any]]) -> list[Span]:
     """Events, in order of their end, as spans that know their own time and what they belong to.
 
     An event is noticed a moment after its call ended, so its start seems later than it was. What
-    ended after that start is a child all the same: two calls never overlap but by nesting.
+    ended after that start is a child all the same, since calls never overlap but by nesting, and
+    where a child began before it, so did the parent.
     """
     spans: list[Span] = []
     orphans: list[Span] = []  # those that nothing around them has ended yet
@@ -163,7 +164,9 @@ def nest(events: list[tuple[float, float, Any]]) -> list[Span]:
         span = _span(what, end - seconds, seconds)
         while orphans and orphans[-1].start + orphans[-1].seconds > span.start:
             child = orphans.pop()
-            span.own -= child.seconds
+            late = max(0.0, span.start - child.start)
+            span.start, span.seconds = span.start - late, span.seconds + late
+            span.own += late - child.seconds
             if child.kind == "kernel":
                 child.operation, child.phase = span.name, span.phase
         orphans.append(span)

@@ -6,9 +6,12 @@ minillm.observe.analysis.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from minillm.observe import ledger
 from minillm.observe.roofline import FAR, SHORT
+from minillm.observe.text import align, ms, number, percent
 
 KERNELS = 12  # rows of the longest kernel calls; the others are in the JSON
 TITLES = {"train": "a training step", "prefill": "the prompt", "decode": "one more token"}
@@ -25,6 +28,8 @@ def as_text(result: dict[str, Any]) -> str:
     for name, title in TITLES.items():
         if name in result:
             blocks += _subject(title, result[name])
+            if "ledger" in result[name]:
+                blocks.append(ledger.as_text(result[name]["ledger"]))
     return "\n\n".join([*blocks, NOTE])
 
 
@@ -74,48 +79,63 @@ def described(part: dict[str, Any]) -> str:
     return part["name"]
 
 
-def ms(seconds: float) -> str:
-    """Milliseconds in three digits."""
-    return number(1e3 * seconds)
+class Column(NamedTuple):
+    """A column of a table: its head, the key in a row, how a value looks; word: not a number."""
+
+    head: str
+    key: str
+    text: Callable[[Any], str]
+    word: bool = False
 
 
-def number(value: float) -> str:
-    """Three digits, the last ones not there if they say nothing."""
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}" if value >= 0.0005 else "0"
+_COMMON = (
+    Column("ms", "seconds", ms),
+    Column("share", "share", percent),
+    Column("GFLOP/s", "gflops", number),
+    Column("GB/s", "gbs", number),
+    Column("FLOP/B", "intensity", number),
+    Column("of roof", "roof_fraction", percent),
+    Column("bound", "bound", str, True),
+    Column("if free", "step_if_free", ms),
+)
+TABLES = {
+    "phases": (
+        Column("phase", "name", str, True),
+        Column("ms", "seconds", ms),
+        Column("share", "share", percent),
+    ),
+    "operations": (
+        Column("operation", "name", str, True),
+        Column("calls", "calls", number),
+        Column("forward", "forward", ms),
+        Column("backward", "backward", ms),
+        Column("own", "own_seconds", ms),
+        *_COMMON,
+    ),
+    "kernels": (
+        Column("kernel", "kernel", str, True),
+        Column("shapes", "shapes", str, True),
+        Column("phase", "phase", str, True),
+        Column("calls", "calls", number),
+        *_COMMON,
+    ),
+}
 
 
-def rows_of(subject: dict[str, Any]) -> dict[str, list[list[str]]]:
-    """The tables as text, each with its head: "phases", "operations" and "kernels"."""
-    phases = [["phase", "ms", "share"]]
-    phases += [[p["name"], ms(p["seconds"]), percent(p["share"])] for p in subject["phases"]]
-    head = ["ms", "share", "GFLOP/s", "GB/s", "FLOP/B", "of roof", "bound", "if free"]
-    operations = [["operation", "calls", "forward", "backward", "own", *head]]
-    for row in subject["operations"]:
-        phase = [ms(row["forward"]), ms(row["backward"]), ms(row["own_seconds"])]
-        operations.append([row["name"], number(row["calls"]), *phase, *_common(row)])
-    kernels = [["kernel", "shapes", "phase", "calls", *head]]
-    for row in subject["kernels"]:
-        names = [row["kernel"], row["shapes"], row["phase"], number(row["calls"])]
-        kernels.append([*names, *_common(row)])
-    return {"phases": phases, "operations": operations, "kernels": kernels}
+def cell(column: Column, row: dict[str, Any]) -> str:
+    """A value of a row as text; "" for null."""
+    value = row[column.key]
+    return "" if value is None else column.text(value)
 
 
-def percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"
-
-
-def align(rows: list[list[str]], left: int = 1) -> str:
-    """Columns: the first `left` ones and those of words to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words = {i for i, name in enumerate(rows[0]) if name in ("bound", "phase", "shapes")}
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < left or i in words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def table(subject: dict[str, Any], name: str, most: int | None = None) -> str:
+    """The first rows of one of TABLES, aligned."""
+    columns = TABLES[name]
+    rows = [[cell(column, row) for column in columns] for row in subject[name][:most]]
+    words = [column.word for column in columns]
+    text = align([[column.head for column in columns], *rows], words)
+    hidden = len(subject[name]) - len(rows)
+    return text + (f"\n… and {hidden} more (--json, --html)" if hidden else "")
 
 
 def summary(title: str, subject: dict[str, Any]) -> str:
@@ -139,32 +159,11 @@ def summary(title: str, subject: dict[str, Any]) -> str:
 
 
 def _subject(title: str, subject: dict[str, Any]) -> list[str]:
-    tables = rows_of(subject)
-    longest = align(tables["kernels"][: KERNELS + 1], 2)
-    hidden = len(tables["kernels"]) - 1 - KERNELS
-    if hidden > 0:
-        longest += f"\n… and {hidden} more (--json, --html)"
-    blocks = [
-        summary(title, subject),
-        align(tables["phases"]),
-        align(tables["operations"]),
-        longest,
-    ]
-    return [*blocks, "\n".join(reading(title, subject))]
+    tables = [table(subject, "phases"), table(subject, "operations")]
+    tables.append(table(subject, "kernels", KERNELS))
+    return [summary(title, subject), *tables, "\n".join(reading(title, subject))]
 
 
 def _roof(part: dict[str, Any]) -> str:
     fraction = part["roof_fraction"]
     return "" if fraction is None else f", at {fraction:.0%} of its roof ({part['bound']})"
-
-
-def _common(row: dict[str, Any]) -> list[str]:
-    rates = [row["gflops"], row["gbs"], row["intensity"]]
-    return [
-        ms(row["seconds"]),
-        percent(row["share"]),
-        *("" if rate is None else number(rate) for rate in rates),
-        percent(row["roof_fraction"]),
-        row["bound"],
-        ms(row["step_if_free"]),
-    ]

@@ -39,7 +39,7 @@ from minillm.bench import machine
 from minillm.bench.workload import Workload
 from minillm.errors import UserError
 from minillm.models import GPT, cost
-from minillm.observe import roofline, roofs
+from minillm.observe import ledger, roofline, roofs
 from minillm.observe.analysis import analyse
 from minillm.observe.profiler import Profile
 
@@ -144,7 +144,7 @@ def run(
     profile, plain = profile_training(w, steps)
     profiles = {"train": profile}
     result = about(w, measured, roof) | {
-        "train": of_training(w, profile, plain, roof),
+        "train": of_training(w, profile, plain, roof) | {"ledger": ledger.measure(w)},
     }
     if generate:
         for name, (one, flop) in profile_generation(w, generate).items():
