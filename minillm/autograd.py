@@ -19,8 +19,9 @@ from importlib import import_module
 
 import numpy as np
 
-# Each is called with (name, phase, seconds) at the end of an operation, whose phase is "forward" or
-# "backward", and of a function marked by `observed`, inside which others may have ended before.
+# Each is called with (name, phase, seconds, start) at the end of an operation, whose phase is
+# "forward" or "backward", and of a function marked by `observed`, inside which others may have
+# ended before. start: of time.perf_counter().
 observers: list[Callable] = []
 _mode = threading.local()
 _count = itertools.count()
@@ -42,7 +43,7 @@ def no_grad() -> Iterator[None]:
 
 
 def observed(phase: str) -> Callable:
-    """Tell the observers, if there are any, of every call of the function: (name, phase, seconds).
+    """Tell the observers, if there are any, of every call of the function.
 
     The name is that of the definition, such as "Tensor.backward".
     """
@@ -305,7 +306,7 @@ def op(forward: Callable) -> Callable:
 def _tell(name: str, phase: str, start: float) -> None:
     seconds = time.perf_counter() - start
     for observe in observers:
-        observe(name, phase, seconds)
+        observe(name, phase, seconds, start)
 
 
 class Gradients:

@@ -57,7 +57,7 @@ class Recorder:
         autograd.observers.remove(self._note)
         tracemalloc.stop()
 
-    def _note(self, name: str, phase: str, seconds: float) -> None:
+    def _note(self, name: str, phase: str, seconds: float, start: float) -> None:
         live, high = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         at = {"seconds": perf_counter() - self._start, "name": name, "phase": phase}

@@ -15,14 +15,29 @@ from minillm.observe.trace import phases_of
 
 WIDTH, GUTTER = 1000, 84  # of the timelines, and of the names before their rows
 BOUNDS = {
-    "compute": "the arithmetic is the limit: faster only with more threads, wider vectors, less work",
-    "L1 … DRAM": "that level of the memory is the limit: faster only by moving fewer bytes",
-    "overhead": f"under {FAR:.0%} of its roof in calls under {1e6 * SHORT:.0f} µs: Python, checks and "
-    "waking threads are the limit; fewer and larger calls help",
-    "implementation": f"under {FAR:.0%} of its roof in long calls: the machine could do more, so a "
-    "better kernel helps",
+    "compute": "the arithmetic is the limit: only more threads, wider vectors or less work help",
+    "L1 … DRAM": "this level of the memory is the limit: only moving fewer bytes helps",
+    "overhead": f"under {FAR:.0%} of its roof in calls shorter than {1e6 * SHORT:.0f} µs: Python, "
+    "checks and waking threads are the limit; fewer and larger calls help",
+    "implementation": f"under {FAR:.0%} of its roof in longer calls: the machine could do more; "
+    "a better kernel helps",
     "python": "no kernel runs in it: Python and NumPy",
 }
+ROOFLINE = (
+    "Speed against arithmetic intensity, under the roofs that were measured on this machine. The "
+    "distance to the roof is what a better kernel could gain. At the roof itself, a point under a "
+    "slanted part can only be helped by moving fewer bytes, one under the flat part by doing fewer "
+    "operations."
+)
+LEDGER = (
+    "What a step holds, predicted from the shapes and measured. Activations are what forward saves "
+    "for backward."
+)
+MEMORY = "Bytes held at the end of each operation of the step (area), and at most during it (line)."
+TIMELINE = (
+    "The step of median length. Hold the pointer on a box for its name; --trace FILE writes all "
+    "steps for Perfetto."
+)
 
 
 def as_html(result: dict[str, Any], profiles: dict[str, Profile]) -> str:
@@ -43,7 +58,8 @@ def as_html(result: dict[str, Any], profiles: dict[str, Profile]) -> str:
 
 
 def _about(result: dict[str, Any]) -> str:
-    lines = [*report.header(result).splitlines(), f"minillm profile, {result['date']}"]
+    date = result["date"][:16].replace("T", " ")
+    lines = [*report.header(result).splitlines(), f"minillm profile, {date} UTC"]
     return f'<p class="soft">{"<br>".join(map(escape, lines))}</p>'
 
 
@@ -68,8 +84,8 @@ def _subject(name: str, heading: str, result: dict[str, Any], profile: Profile) 
 def _cards(subject: dict[str, Any]) -> str:
     s = subject["seconds"]
     cards = {
-        "a step, mean": f"{ms(s['mean'])} ms",
-        "quartiles": f"{ms(s['q1'])}–{ms(s['q3'])} ms",
+        "ms a step, mean": ms(s["mean"]),
+        "ms, quartiles": f"{ms(s['q1'])}–{ms(s['q3'])}",
         "tokens a second": f"{subject['tokens'] / s['mean']:,.0f}",
         "MFU, of the peak": percent(subject["mfu"]),
         "attributed": percent(subject["attributed"]),
@@ -128,10 +144,7 @@ def _roofline(result: dict[str, Any], subject: dict[str, Any]) -> str:
     note = f"Area: share of the step. Without a kernel, so not drawn: {others}."
     terms = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in BOUNDS.items())
     return (
-        f"<p>Speed against arithmetic intensity, under the roofs that were measured on this machine. "
-        "A point below the slanted part of its roof can only be helped by moving fewer bytes, one "
-        "below the flat part by doing fewer operations; the distance to the roof is what a better "
-        f"kernel could gain.</p><figure>{_scroll(picture)}<figcaption>{escape(note)}</figcaption>"
+        f"<p>{ROOFLINE}</p><figure>{_scroll(picture)}<figcaption>{escape(note)}</figcaption>"
         f"</figure><h3>Bounds</h3><dl>{terms}</dl>"
     )
 
@@ -140,12 +153,12 @@ def _ledger(ledger: dict[str, Any]) -> str:
     rows = [(row["name"], row) for row in ledger["rows"]]
     saved = [(f"{row['layer']} {row['operation']}", row) for row in ledger["activations"]]
     peak = ledger["peak"]
+    key = _key(dict.fromkeys(event["phase"] for event in ledger["timeline"]))
+    picture = _scroll(_memory_svg(ledger))
     return (
-        "<p>What a step holds, predicted from the shapes and measured. Activations are what forward "
-        f"saves for backward; the peak is in {escape(peak['name'])} ({peak['phase']}).</p>"
+        f"<p>{LEDGER} The peak is in {escape(peak['name'])} ({peak['phase']}).</p>"
         + _memory_table("", rows)
-        + f"<figure>{_scroll(_memory_svg(ledger))}<figcaption>Bytes held at the end of each operation "
-        "of the step (area) and at most during it (line).</figcaption></figure>"
+        + f"<figure>{picture}<figcaption>{MEMORY}<br>{key}</figcaption></figure>"
         "<h3>Activations by layer and operation</h3>" + _memory_table("saved by", saved)
     )
 
@@ -169,7 +182,8 @@ def _memory_svg(ledger: dict[str, Any]) -> str:
     def y(size: float) -> float:
         return (height - 24) * (1 - size / top)
 
-    area, line, stripes = [f"{GUTTER},{y(0):.1f}"], [], []
+    area = [f"{GUTTER},{y(0):.1f}", f"{GUTTER},{y(events[0]['live']):.1f}"]
+    line, stripes = [], []
     for i, event in enumerate(events):
         x0, x1 = GUTTER + i * step, GUTTER + (i + 1) * step
         area.append(f"{x1:.1f},{y(event['live']):.1f}")
@@ -215,16 +229,20 @@ def _timeline(step: Step) -> str:
         for i, name in enumerate(("phase", "operation", "kernel"))
     ]
     axis = f'<text class="tick" x="{WIDTH}" y="122" text-anchor="end">{ms(step.seconds)} ms</text>'
-    note = "The step of median length. Hold the pointer on a box for its name; --trace opens in Perfetto."
-    picture = _svg(128, "timeline of a step", [*names, *rects, axis])
-    return f"<figure>{_scroll(picture)}<figcaption>{note}</figcaption></figure>"
+    picture = _scroll(_svg(128, "timeline of a step", [*names, *rects, axis]))
+    key = _key(dict.fromkeys(phase for phase, _, _ in phases_of(step)))
+    return f"<figure>{picture}<figcaption>{TIMELINE}<br>{key}</figcaption></figure>"
+
+
+def _key(phases: Iterable[str]) -> str:
+    """What the colours mean."""
+    square = '<svg class="key" viewBox="0 0 10 10"><rect class="{0}" width="10" height="10"/></svg>'
+    return " ".join(f"<span>{square.format(phase)} {phase}</span>" for phase in phases)
 
 
 def _rect(style: str, x: float, y: float, width: float, height: float, title: str) -> str:
-    return (
-        f'<rect class="{escape(style or "other")}" x="{x:.2f}" y="{y}" width="{max(width, 0.4):.2f}" '
-        f'height="{height}"><title>{escape(title)}</title></rect>'
-    )
+    at = f'x="{x:.2f}" y="{y}" width="{max(width, 0.4):.2f}" height="{height}"'
+    return f'<rect class="{style or "other"}" {at}><title>{escape(title)}</title></rect>'
 
 
 def _svg(height: int, label: str, parts: list[str]) -> str:

@@ -18,26 +18,29 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; max-width: 72rem; padding: 1.5rem clamp(1rem, 3vw, 2.5rem) 4rem;
+  margin: 0 auto; max-width: 76rem; padding: 1.5rem clamp(1rem, 3vw, 2.5rem) 4rem;
   background: var(--ground); color: var(--text);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif;
 }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem;
+  border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 p { max-width: 44rem; margin: .5rem 0; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .7rem;
   margin: 1.2rem 0; }
 .card { background: var(--box); border-radius: .5rem; padding: .6rem .8rem; }
-.card b { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.card b { display: block; font-size: 1.35rem; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: .85rem; }
 .reading { border-left: 3px solid var(--hot); padding-left: 1rem; }
-.scroll { overflow-x: auto; margin: .6rem 0; border: 1px solid var(--line); border-radius: .5rem; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem;
+.scroll { overflow: auto; margin: .6rem 0; border: 1px solid var(--line); border-radius: .5rem; }
+.scroll:has(table) { max-height: 34rem; }
+table { border-collapse: collapse; width: 100%; font-size: .86rem;
   font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .65rem; text-align: right; white-space: nowrap; }
-th { background: var(--box); font-weight: 600; }
+th, td { padding: .32rem .55rem; text-align: right; white-space: nowrap; }
+th { background: var(--box); font-weight: 600; position: sticky; top: 0; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
@@ -46,6 +49,7 @@ td { border-top: 1px solid var(--line); }
 th.word, td.word { text-align: left; }
 figure { margin: .6rem 0; }
 figure svg { display: block; width: 100%; min-width: 44rem; height: auto; }
+figure svg.key { display: inline-block; width: .7em; min-width: 0; margin-left: .6em; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--text); }
 svg .tick { font-size: 11px; fill: var(--soft); }
 svg .grid { stroke: var(--line); }
@@ -57,8 +61,10 @@ svg .high { fill: none; stroke: var(--hot); stroke-width: 1.5; }
 svg .forward { fill: var(--forward); } svg .backward { fill: var(--backward); }
 svg .data { fill: var(--data); } svg .clip { fill: var(--clip); }
 svg .optimizer { fill: var(--optimizer); } svg .sample { fill: var(--sample); }
+svg .inside { fill: var(--ground); }
 svg .python, svg .other { fill: var(--python); }
-.bar { display: flex; height: 2.1rem; border-radius: .4rem; overflow: hidden; margin: 1rem 0 .3rem; }
+.bar { display: flex; height: 2.1rem; border-radius: .4rem; overflow: hidden;
+  margin: 1rem 0 .3rem; }
 .bar i { display: block; min-width: 1px; border-right: 1px solid var(--ground);
   font: normal .8rem/2.1rem system-ui, sans-serif; color: var(--ground); overflow: hidden;
   white-space: nowrap; padding-left: .35rem; background: var(--accent); }

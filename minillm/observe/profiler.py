@@ -21,15 +21,17 @@ import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import prod
 from time import perf_counter
 from typing import Any
 
-import numpy as np
+from numpy import ndarray
 
 from minillm import autograd, kernels
 from minillm.kernels.threads import threads
 
 FORWARD, BACKWARD = "forward", "backward"
+Event = tuple[float, float, Any]  # start, seconds, what
 
 
 @dataclass(slots=True)
@@ -85,8 +87,8 @@ class Profile:
 
     def __init__(self) -> None:
         self._raw: list[tuple[float, float, int, list]] = []  # (start, end, threads, events)
-        self._events: list[tuple[float, float, Any]] = []  # (end, seconds, what)
-        self._calls: dict[Hashable, Call] = {}
+        self._events: list[Event] = []
+        self._costs: dict[Hashable, tuple[int, int]] = {}  # by key, see _kernel_ended: FLOP, bytes
         self._steps: list[Step] = []
         self._thread = 0
 
@@ -115,35 +117,42 @@ class Profile:
         yield
         end = perf_counter()
         if self._thread:  # else this is no step of the profile
-            self._events.append((end, end - start, name))
+            self._events.append((start, end - start, name))
 
     @property
     def steps(self) -> list[Step]:
         """The steps that are over."""
         for start, end, n_threads, events in self._raw:
-            self._steps.append(Step(start, end - start, n_threads, nest(events)))
+            self._steps.append(
+                Step(start, end - start, n_threads, nest([*map(self._described, events)]))
+            )
         self._raw = []
         return self._steps
 
-    def _operation_ended(self, name: str, phase: str, seconds: float) -> None:
+    def _operation_ended(self, name: str, phase: str, seconds: float, start: float) -> None:
         if threading.get_ident() == self._thread:
-            self._events.append((perf_counter(), seconds, (name, phase)))
+            self._events.append((start, seconds, (name, phase)))
 
     def _kernel_ended(self, kernel: Any, args: tuple, kwargs: dict, seconds: float) -> None:
-        end = perf_counter()
+        start = perf_counter() - seconds
         if threading.get_ident() != self._thread:
             return
-        key = (
-            kernel,
-            kernel.chosen,
-            *[a.shape if type(a) is np.ndarray else _key(a) for a in args],
-        )
+        shapes = [a.shape if type(a) is ndarray else _key(a) for a in args]
         if kwargs:
-            key += tuple([(name, _key(a)) for name, a in kwargs.items()])
-        call = self._calls.get(key)
-        if call is None:
-            call = self._calls[key] = _describe(kernel, args, kwargs)
-        self._events.append((end, seconds, call))
+            shapes += [(name, _key(a)) for name, a in kwargs.items()]
+        key = (kernel, kernel.chosen, *shapes)
+        if key not in self._costs:
+            self._costs[key] = kernel.flops(*args, **kwargs), kernel.bytes(*args, **kwargs)
+        self._events.append((start, seconds, key))
+
+    def _described(self, event: Event) -> Event:
+        """The event with a Call in place of a key."""
+        start, seconds, what = event
+        if not (isinstance(what, tuple) and isinstance(what[0], kernels.Kernel)):
+            return event
+        kernel, implementation, *shapes = what
+        flop, bytes = self._costs[what]
+        return start, seconds, Call(kernel.name, _text(shapes), implementation, flop, bytes)
 
 
 def profile() -> Profile:
@@ -151,22 +160,19 @@ def profile() -> Profile:
     return Profile()
 
 
-def nest(events: list[tuple[float, float, Any]]) -> list[Span]:
+def nest(events: list[Event]) -> list[Span]:
     """Events, in order of their end, as spans that know their own time and what they belong to.
 
-    An event is noticed a moment after its call ended, so its start seems later than it was. What
-    ended after that start is a child all the same, since calls never overlap but by nesting, and
-    where a child began before it, so did the parent.
+    What ended after a call began is its child: calls never overlap but by nesting. (A kernel is
+    noticed a moment after it ended, so that its start seems a little later than it was.)
     """
     spans: list[Span] = []
     orphans: list[Span] = []  # those that nothing around them has ended yet
-    for end, seconds, what in events:
-        span = _span(what, end - seconds, seconds)
-        while orphans and orphans[-1].start + orphans[-1].seconds > span.start:
+    for start, seconds, what in events:
+        span = _span(what, start, seconds)
+        while orphans and orphans[-1].start + orphans[-1].seconds > start:
             child = orphans.pop()
-            late = max(0.0, span.start - child.start)
-            span.start, span.seconds = span.start - late, span.seconds + late
-            span.own += late - child.seconds
+            span.own -= child.seconds
             if child.kind == "kernel":
                 child.operation, child.phase = span.name, span.phase
         orphans.append(span)
@@ -183,26 +189,33 @@ def _span(what: Any, start: float, seconds: float) -> Span:
 
 
 def _key(a: object) -> Hashable:
-    """What the cost of a call may depend on: shapes and whole numbers, but no float."""
-    if isinstance(a, np.ndarray):
+    """What the cost of a call may depend on: shapes and whole numbers, but no float.
+
+    By `type`, which is quicker than isinstance: this runs for every argument of every kernel.
+    """
+    kind = type(a)
+    if kind is float:
+        return None
+    if kind is ndarray:
         return a.shape
-    if isinstance(a, list | tuple):
-        return tuple(map(_key, a))
-    return None if isinstance(a, float) else a
+    return tuple([_key(x) for x in a]) if kind is list or kind is tuple else a
 
 
-def _describe(kernel: Any, args: tuple, kwargs: dict) -> Call:
-    flags = [name for name, value in kwargs.items() if value is True]
-    shapes = [(text, len(list(same))) for text, same in groupby(filter(None, map(_text, args)))]
-    words = [f"{text} ({n}×)" if n > 1 else text for text, n in shapes] + flags
-    flop, bytes = kernel.flops(*args, **kwargs), kernel.bytes(*args, **kwargs)
-    return Call(kernel.name, " ".join(words), kernel.chosen, int(flop), int(bytes))
+def _text(keys: list[Hashable]) -> str:
+    """ "768×128 512×128 trans_b", with "(2×)" for what comes twice in a row."""
+    words = [
+        f"{word} ({n}×)" if (n := len(list(same))) > 1 else word
+        for word, same in groupby(filter(None, map(_word, keys)))
+    ]
+    return " ".join(words)
 
 
-def _text(a: object) -> str:
-    """The shape of an array, how many numbers a list of arrays holds; "" for anything else."""
-    if isinstance(a, np.ndarray):
-        return "×".join(map(str, a.shape)) or "scalar"
-    if isinstance(a, list | tuple):
-        return f"{len(a)} arrays of {sum(np.size(x) for x in a):,}"
-    return ""
+def _word(key: Hashable) -> str:
+    """A shape, the name of a flag that is set, or how many arrays a list holds."""
+    if not isinstance(key, tuple):
+        return ""
+    if all(isinstance(n, int) for n in key):
+        return "×".join(map(str, key)) or "scalar"
+    if isinstance(key[0], str):
+        return key[0] if key[1] is True else ""
+    return f"{len(key)} arrays of {sum(prod(shape) for shape in key):,}"

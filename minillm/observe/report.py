@@ -48,28 +48,26 @@ def header(result: dict[str, Any]) -> str:
 def reading(title: str, subject: dict[str, Any]) -> list[str]:
     """What the tables say, in sentences."""
     parts, mean = subject["parts"], subject["seconds"]["mean"]
-    first, gain = parts[0], max(parts, key=lambda part: part["gain"])
+    first, best = parts[0], sorted(parts, key=lambda part: -part["gain"])
     python = sum(part["share"] for part in parts if part["kind"] != "kernel")
-    lines = [
-        f"The bottleneck is {described(first)}: {first['share']:.0%} of the time{_roof(first)}."
-    ]
-    possible = f"{ms(mean - gain['gain'])} ms instead of {ms(mean)}"
-    if gain is first:
-        lines.append(
-            f"It is also where most is to be gained: at its roof, {title} takes {possible}."
-        )
-    else:
-        lines.append(
-            f"Most is to be gained in {described(gain)} ({gain['share']:.0%}{_roof(gain)}): "
-            f"at its roof, {title} takes {possible}."
-        )
-    speed_up = mean / first["step_if_free"] if first["step_if_free"] > 0 else float("inf")
-    lines.append(
-        f"If {first['name']} cost nothing, {title} would take {ms(first['step_if_free'])} ms: "
-        f"{speed_up:.1f} times as fast, and no work on it alone can bring more (Amdahl's law)."
+    where = (
+        "It is also where most is to be gained"
+        if best[0] is first
+        else f"Most is to be gained in {_in_short(best[0])}"
     )
-    lines.append(f"Python and NumPy, outside of all kernels, take {python:.0%}.")
-    return lines
+    gained = f"at its roof, {title} takes {ms(mean - best[0]['gain'])} ms instead of {ms(mean)}"
+    if best[0]["kind"] != "kernel":
+        gained = f"without it, {title} takes {ms(mean - best[0]['gain'])} ms instead of {ms(mean)}"
+    free = first["step_if_free"]
+    return [
+        f"The bottleneck is {described(first)}: {first['share']:.0%} of the time{_roof(first)}.",
+        f"{where}: {gained}.",
+        f"Next come {_in_short(best[1])} and {_in_short(best[2])}.",
+        f"If {described(first)} cost nothing, {title} would take {ms(free)} ms: "
+        f"{mean / max(free, 1e-9):.1f} times as fast. No work on it alone can bring more (Amdahl's "
+        "law).",
+        f"Python and NumPy, outside of all kernels, take {python:.0%}.",
+    ]
 
 
 def described(part: dict[str, Any]) -> str:
@@ -162,6 +160,10 @@ def _subject(title: str, subject: dict[str, Any]) -> list[str]:
     tables = [table(subject, "phases"), table(subject, "operations")]
     tables.append(table(subject, "kernels", KERNELS))
     return [summary(title, subject), *tables, "\n".join(reading(title, subject))]
+
+
+def _in_short(part: dict[str, Any]) -> str:
+    return f"{described(part)} ({part['share']:.0%}{_roof(part)})"
 
 
 def _roof(part: dict[str, Any]) -> str:

@@ -94,17 +94,27 @@ def test_other_threads_are_not_heard(layer):
     assert p.steps[0].spans == []
 
 
-def test_calls_nest_although_they_are_noticed_late():
-    """Times of (end noticed, seconds): a kernel in an operation, then one after it, in a whole."""
+def test_calls_nest_although_kernels_are_noticed_late():
     call = Call("k", "", "numpy", 0, 0)
-    events = [
-        (2.0, 1.0, call),
-        (3.5, 2.3, ("op", "forward")),  # it began at 1.0 or before, though 1.2 seems its start
-        (5.0, 1.0, call),
-        (6.0, 6.0, ("whole", "backward")),
+    events = [  # in order of their end: a kernel in an operation, another beside it, the whole
+        (1.0, 1.0, call),
+        (1.0, 2.3, ("op", "forward")),
+        (3.5, 1.0, call),
+        (0.5, 4.0, ("whole", "backward")),  # it ended at 4.5, when the kernel had done so already
     ]
     kernel, op, later, whole = nest(events)
     assert (kernel.operation, kernel.phase, kernel.own) == ("op", "forward", 1.0)
-    assert (op.start, op.seconds, op.own) == pytest.approx((1.0, 2.5, 1.5))
+    assert op.own == pytest.approx(1.3)
     assert (later.operation, later.phase) == ("whole", "backward")
-    assert whole.own == pytest.approx(6.0 - 2.5 - 1.0)
+    assert whole.own == pytest.approx(4.0 - 2.3 - 1.0)
+
+
+def test_lists_of_arrays_have_a_short_description():
+    name = "sum_squares"
+    record = kernels.Kernel(name, lambda arrays: 0.0, {}, lambda a: 1, lambda a: 2, floats=0)
+    with Profile() as p:
+        record([np.ones((2, 3)), np.ones(4)])
+        record([np.ones((2, 3)), np.ones(4)])
+    assert [span.call for span in p.steps[0].spans] == 2 * [
+        Call(name, "2 arrays of 10", "numpy", 1, 2)
+    ]
