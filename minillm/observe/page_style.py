@@ -52,6 +52,7 @@ figure svg { display: block; width: 100%; min-width: 44rem; height: auto; }
 figure svg.key { display: inline-block; width: .7em; min-width: 0; margin-left: .6em; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--text); }
 svg .tick { font-size: 11px; fill: var(--soft); }
+svg rect { stroke: var(--ground); stroke-width: .3; }
 svg .grid { stroke: var(--line); }
 svg .roof { stroke: var(--soft); stroke-width: 2; }
 svg .leader { stroke: var(--soft); }
