@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def _workload(args: argparse.Namespace) -> Workload:
     flags.check_writable(args, "json", "plot")
     flags.set_up_kernels(args)
     given = {name: value for name, value in vars(args).items() if name in MODEL}
-    return workload.of_settings(settings.resolve(args.preset, flags=given))
+    w = workload.of_settings(settings.resolve(args.preset, flags=given))
+    return dataclasses.replace(w, preset=f"{w.preset}, changed") if given else w
 
 
 def _profile(args: argparse.Namespace) -> int:

@@ -5,10 +5,10 @@ each operation in order of the forward pass, in numbers of 4 bytes. With R = B T
 V = vocab_size, H = n_head:
 
     saved       what its vjp keeps until backward, counted where the array is kept first: a linear
-                layer keeps its input (R, C), which layer norm made; GELU keeps its slope, attention
-                q, k and v, its output and a log Σ exp for each row and head. Token ids are int64.
+                layer keeps its input (R, C), which layer norm made; attention keeps q, k and v, its
+                output and a log Σ exp for each row and head. Token ids are int64.
     out         its result, whose gradient dy backward begins with
-    dx          the gradients that backward makes for its inputs
+    dx          the gradients that backward makes for its inputs, and between its parts
     gradient    those that it makes for parameters, which stay
     waiting     gradients that wait meanwhile for another operation: that of the residual stream
     stays       what the caller holds until the step is over, although backward has passed here
@@ -66,7 +66,7 @@ def operations(config: GPTConfig, B: int, T: int) -> list[Operation]:
         Operation("wte", "embedding", ID * R, R * C, gradient=V * C),
         Operation("wpe", "embedding", ID * T, T * C, gradient=config.block_size * C),
         Operation("wpe", "add", R * C + T * C, R * C, dx=T * C),
-        *_dropout(config, "wpe", R * C),
+        *([Operation("wpe", "dropout", R * C, R * C, R * C)] if config.dropout else []),
     ]
     for i in range(config.n_layer):
         table += _block(config, f"h.{i}", B, T)
@@ -85,26 +85,21 @@ def _block(config: GPTConfig, layer: str, B: int, T: int) -> list[Operation]:
     R, C, H = B * T, config.n_embd, config.n_head
     one = int(config.bias)
     x, gains = R * C, C + one * C
-    apart = x if config.dropout else 0  # without it, dy of the branch is the very array that waits
+    dropped = [Operation(layer, "dropout", x, x, x), Operation(layer, "add", x, x)]
+    residual = dropped if config.dropout else []  # without dropout the products add it
+    apart = x if config.dropout else 0  # and dy of a branch is the very array that waits
     return [
-        Operation(layer, "layer_norm", x + 2 * R, x, x, gains, 2 * x),  # x + dx: a third array
+        Operation(layer, "layer_norm", x + 2 * R, x, x, gains, x),
         Operation(layer, "linear", x, 3 * x, x, 3 * C * C + one * 3 * C, x),
         Operation(layer, "self_attention", 4 * x + R * H, x, 3 * x, 0, x),
         # The next one's input is attention's output, kept already.
         Operation(layer, "linear", 0, x, x, C * C + one * C, apart),
-        *_dropout(config, layer, x),
-        Operation(layer, "add", x, x),  # keeps both terms; x + … is kept by the next layer norm
-        Operation(layer, "layer_norm", x + 2 * R, x, x, gains, 2 * x),
-        Operation(layer, "linear", x, 4 * x, x, 4 * C * C + one * 4 * C, x),
-        Operation(layer, "gelu", 4 * x, 4 * x, 4 * x, 0, x),
-        Operation(layer, "linear", 4 * x, x, 4 * x, 4 * C * C + one * C, apart),
-        *_dropout(config, layer, x),
-        Operation(layer, "add", x, x),
+        *residual,
+        Operation(layer, "layer_norm", x + 2 * R, x, x, gains, x),
+        # Its input; GELU's result and slope, four times as wide, as is the gradient between.
+        Operation(layer, "feed_forward", 9 * x, x, 5 * x, 8 * C * C + one * 5 * C, apart),
+        *residual,
     ]
-
-
-def _dropout(config: GPTConfig, layer: str, size: int) -> list[Operation]:
-    return [Operation(layer, "dropout", size, size, size)] if config.dropout else []
 
 
 def predict(config: GPTConfig, B: int, T: int) -> Prediction:

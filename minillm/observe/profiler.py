@@ -211,11 +211,11 @@ def _text(keys: list[Hashable]) -> str:
 
 
 def _word(key: Hashable) -> str:
-    """A shape, the name of a flag that is set, or how many arrays a list holds."""
+    """A shape, the name of a flag that is set or an array given, how many arrays a list holds."""
     if not isinstance(key, tuple):
         return ""
     if all(isinstance(n, int) for n in key):
         return "×".join(map(str, key)) or "scalar"
     if isinstance(key[0], str):
-        return key[0] if key[1] is True else ""
+        return key[0] if key[1] is True or isinstance(key[1], tuple) else ""
     return f"{len(key)} arrays of {sum(prod(shape) for shape in key):,}"

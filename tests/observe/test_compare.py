@@ -26,14 +26,17 @@ def test_losses_agree_under_every_choice(measured):
 
 
 def test_kernel_that_computes_something_else_is_named(measured, monkeypatch, capsys):
-    def wrong(x, *rest):
-        return tuple(2 * y for y in kernels.gelu.specification(x, *rest))
+    def wrong(*args):
+        y, *rest = kernels.layer_norm.specification(*args)
+        return 2 * y, *rest
 
-    choices = {**kernels.gelu.implementations, "wrong": wrong}
-    monkeypatch.setattr(kernels.gelu, "implementations", choices)
+    choices = {**kernels.layer_norm.implementations, "wrong": wrong}
+    monkeypatch.setattr(kernels.layer_norm, "implementations", choices)
     flags = ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2"]
-    assert main(["compare", "--kernels=numpy", "--kernels=gelu=wrong", "--steps=1", *flags]) == 1
-    assert "the losses of gelu=wrong differ by more" in capsys.readouterr().out
+    assert (
+        main(["compare", "--kernels=numpy", "--kernels=layer_norm=wrong", "--steps=1", *flags]) == 1
+    )
+    assert "the losses of layer_norm=wrong differ by more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,14 @@ def test_mfu_is_the_count_by_hand_over_time_and_peak(result):
 
 def test_prefill_takes_the_prompt_and_decode_a_token(result):
     assert (result["prefill"]["tokens"], result["decode"]["tokens"]) == (5, 1)
-    shapes = {row["shapes"].split()[0] for row in result["prefill"]["kernels"]}
-    assert "5×8" in shapes
-    shapes = {row["shapes"].split()[0] for row in result["decode"]["kernels"]}
-    assert "1×8" in shapes
-    assert "5×8" not in shapes
+    assert {"5×8": True, "1×8": False} == inputs_of(result["prefill"])
+    assert {"5×8": False, "1×8": True} == inputs_of(result["decode"])
+
+
+def inputs_of(subject):
+    """Whether layer norm, whose rows are the tokens, had these inputs."""
+    rows = [row["shapes"] for row in subject["kernels"] if row["kernel"] == "layer_norm"]
+    return {shape: any(row.startswith(f"{shape} ") for row in rows) for shape in ("5×8", "1×8")}
 
 
 def test_text_names_the_bottleneck_and_bounds(measured, capsys):
@@ -81,7 +84,9 @@ def test_text_names_the_bottleneck_and_bounds(measured, capsys):
     text = capsys.readouterr().out
     assert "The bottleneck is " in text
     assert "Amdahl" in text
-    assert re.search(r"^linear +5 ", text, re.MULTILINE)  # the calls of one block and the logits
+    assert re.search(
+        r"^layer_norm +3 ", text, re.MULTILINE
+    )  # two of a block, one before the logits
     assert re.search(r"^peak .* MB .* MB +\d\.\d{3}$", text, re.MULTILINE)
 
 
