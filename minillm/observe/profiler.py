@@ -17,17 +17,18 @@ microsecond, which is part of the own time of the span around it.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
 from numpy import ndarray
 
 from minillm import autograd, kernels
+from minillm.kernels import Kernel
 from minillm.kernels.threads import threads
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -88,14 +89,15 @@ class Profile:
     def __init__(self) -> None:
         self._raw: list[tuple[float, float, int, list]] = []  # (start, end, threads, events)
         self._events: list[Event] = []
-        self._costs: dict[Hashable, tuple[int, int]] = {}  # by key, see _kernel_ended: FLOP, bytes
+        self._numbers: dict[Hashable, int] = {}  # of each call, by what its cost depends on
+        self._calls: list[tuple] = []  # by number: kernel, implementation, keys, FLOP, bytes
         self._steps: list[Step] = []
         self._thread = 0
 
     def __enter__(self) -> Profile:
         if self._thread:
             raise RuntimeError("profile: this one is attached already; make another")
-        self._thread, self._events = threading.get_ident(), []
+        self._thread, self._events = get_ident(), []
         kernels.observers.append(self._kernel_ended)
         autograd.observers.append(self._operation_ended)
         self._threads = threads()
@@ -130,29 +132,46 @@ class Profile:
         return self._steps
 
     def _operation_ended(self, name: str, phase: str, seconds: float, start: float) -> None:
-        if threading.get_ident() == self._thread:
+        if get_ident() == self._thread:
             self._events.append((start, seconds, (name, phase)))
 
-    def _kernel_ended(self, kernel: Any, args: tuple, kwargs: dict, seconds: float) -> None:
+    def _kernel_ended(self, kernel: Kernel, args: tuple, kwargs: dict, seconds: float) -> None:
+        """Quick, as it runs after every kernel: all that there is to say waits for a call's first.
+
+        The key is kernel, implementation, and all arguments but floats, with shapes for arrays.
+        """
         start = perf_counter() - seconds
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             return
-        shapes = [a.shape if type(a) is ndarray else _key(a) for a in args]
+        shapes = [a.shape if type(a) is ndarray else None if type(a) is float else a for a in args]
         if kwargs:
-            shapes += [(name, _key(a)) for name, a in kwargs.items()]
+            shapes += kwargs
+            shapes += [True if a is True else _key(a) for a in kwargs.values()]
         key = (kernel, kernel.chosen, *shapes)
-        if key not in self._costs:
-            self._costs[key] = kernel.flops(*args, **kwargs), kernel.bytes(*args, **kwargs)
-        self._events.append((start, seconds, key))
+        try:
+            number = self._numbers[key]
+        except KeyError:
+            number = self._numbers[key] = self._number_of(kernel, args, kwargs)
+        except TypeError:  # among the arguments is a list of arrays, which is no key
+            number = self._number_of(kernel, args, kwargs)
+        self._events.append((start, seconds, number))
+
+    def _number_of(self, kernel: Kernel, args: tuple, kwargs: dict) -> int:
+        keys = [*map(_key, args), *((name, _key(a)) for name, a in kwargs.items())]
+        key = (kernel, kernel.chosen, *keys)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._calls)
+            flop, bytes = kernel.flops(*args, **kwargs), kernel.bytes(*args, **kwargs)
+            self._calls.append((kernel.name, kernel.chosen, keys, flop, bytes))
+        return self._numbers[key]
 
     def _described(self, event: Event) -> Event:
-        """The event with a Call in place of a key."""
+        """The event with a Call in place of its number."""
         start, seconds, what = event
-        if not (isinstance(what, tuple) and isinstance(what[0], kernels.Kernel)):
+        if not isinstance(what, int):
             return event
-        kernel, implementation, *shapes = what
-        flop, bytes = self._costs[what]
-        return start, seconds, Call(kernel.name, _text(shapes), implementation, flop, bytes)
+        name, implementation, keys, flop, bytes = self._calls[what]
+        return start, seconds, Call(name, _text(keys), implementation, flop, bytes)
 
 
 def profile() -> Profile:
@@ -189,16 +208,12 @@ def _span(what: Any, start: float, seconds: float) -> Span:
 
 
 def _key(a: object) -> Hashable:
-    """What the cost of a call may depend on: shapes and whole numbers, but no float.
-
-    By `type`, which is quicker than isinstance: this runs for every argument of every kernel.
-    """
-    kind = type(a)
-    if kind is float:
-        return None
-    if kind is ndarray:
+    """What the cost of a call may depend on: shapes and whole numbers, but no float."""
+    if isinstance(a, ndarray):
         return a.shape
-    return tuple([_key(x) for x in a]) if kind is list or kind is tuple else a
+    if isinstance(a, (list, tuple)):
+        return tuple(map(_key, a))
+    return None if isinstance(a, float) else a
 
 
 def _text(keys: list[Hashable]) -> str:
