@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from minillm import config as settings
@@ -14,6 +15,7 @@ from minillm.errors import UserError
 
 if TYPE_CHECKING:
     from minillm.bench.workload import Workload
+    from minillm.observe.roofs import Roofs
 
 MODEL = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "batch_size")
 
@@ -69,7 +71,8 @@ def _profile(args: argparse.Namespace) -> int:
     from minillm.observe import chart, page, report, session, trace
 
     flags.check_writable(args, "trace", "html")
-    result, profiles = session.run(_workload(args), args.steps, args.generate)
+    w = _workload(args)
+    result, profiles = session.run(w, _roofs(), args.steps, args.generate)
     print(report.as_text(result))
     _write(args.json, lambda: _json(result))
     _write(args.trace, lambda: json.dumps(trace.as_trace(profiles)))
@@ -85,7 +88,9 @@ def _compare(args: argparse.Namespace) -> int:
 
     if len(args.kernels) < 2:
         raise UserError("compare needs --kernels twice or more, such as auto and matmul=naive")
-    result = compare.run(_workload(args), args.kernels, args.steps)
+    w = _workload(args)
+    compare.check(args.kernels)
+    result = compare.run(w, _roofs(), args.kernels, args.steps)
     print(compare.as_text(result))
     _write(args.json, lambda: _json(result))
     if args.plot:
@@ -95,6 +100,16 @@ def _compare(args: argparse.Namespace) -> int:
         }
         chart.save(args.plot, result["roofs"], series, f"{result['model']['preset']}, compared")
     return 0 if all(choice["agrees"] for choice in result["choices"]) else 1
+
+
+def _roofs() -> Roofs:
+    """What this machine can reach, measured at the first time."""
+    from tqdm import tqdm
+
+    from minillm.observe import roofs
+
+    progress = partial(tqdm, desc="measuring the machine for 7 s", unit=" sweeps", leave=False)
+    return roofs.load(None, progress)
 
 
 def _json(result: dict[str, Any]) -> str:

@@ -34,12 +34,15 @@ from minillm.observe.text import align, ms, percent
 TOLERANCE = 1e-4
 
 
-def run(w: Workload, specs: list[str], steps: int) -> dict[str, Any]:
-    """The object of this module's docstring.   Raises: KernelError for an unknown kernel."""
-    for spec in specs:  # a mistake shows before the long work
+def check(specs: list[str]) -> None:
+    """Raises: KernelError for an unknown kernel, before the long work."""
+    for spec in specs:
         with kernels.using(spec):
             pass
-    measured = roofs.load()
+
+
+def run(w: Workload, measured: roofs.Roofs, specs: list[str], steps: int) -> dict[str, Any]:
+    """The object of this module's docstring."""
     roof = roofline.of_machine(measured, kernels.info()["threads"])
     runners = [(spec, session.training_step(w), Profile()) for spec in specs]
     losses: list[list[float]] = [[] for _ in specs]

@@ -229,8 +229,20 @@ def _word(key: Hashable) -> str:
     """A shape, the name of a flag that is set or an array given, how many arrays a list holds."""
     if not isinstance(key, tuple):
         return ""
-    if all(isinstance(n, int) for n in key):
+    if _is_shape(key):
         return "×".join(map(str, key)) or "scalar"
     if isinstance(key[0], str):
         return key[0] if key[1] is True or isinstance(key[1], tuple) else ""
-    return f"{len(key)} arrays of {sum(prod(shape) for shape in key):,}"
+    shapes = list(_shapes(key))
+    return f"{len(shapes)} arrays of {sum(map(prod, shapes)):,}"
+
+
+def _is_shape(key: tuple) -> bool:
+    return all(isinstance(n, int) for n in key)
+
+
+def _shapes(key: tuple) -> Iterator[tuple[int, ...]]:
+    """The shapes in a list of arrays, or of lists of them."""
+    for inner in key:
+        if isinstance(inner, tuple):
+            yield from [inner] if _is_shape(inner) else _shapes(inner)

@@ -163,7 +163,9 @@ def _subject(title: str, subject: dict[str, Any]) -> list[str]:
 
 
 def _in_short(part: dict[str, Any]) -> str:
-    return f"{described(part)} ({part['share']:.0%}{_roof(part)})"
+    fraction = part["roof_fraction"]
+    at = "" if fraction is None else f", at {fraction:.0%} of its roof"
+    return f"{described(part)} ({part['share']:.0%}{at})"
 
 
 def _roof(part: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from minillm import data, kernels, optim
-from minillm.bench import machine
+from minillm.bench import machine, timing
 from minillm.bench.workload import Workload
 from minillm.errors import UserError
 from minillm.models import GPT, cost
@@ -73,6 +73,7 @@ def profile_training(w: Workload, steps: int) -> tuple[Profile, list[float]]:
     step, profile = training_step(w), Profile()
     for _ in range(min(WARM_UP, steps)):
         step(profile)
+    timing.settle(guard=True)
     return profile, _in_turn(profile, lambda: step(profile), steps)
 
 
@@ -136,10 +137,9 @@ def _subject(profile: Profile, roof: roofline.Roofline, flop: int, tokens: int) 
 
 
 def run(
-    w: Workload, steps: int = 20, generate: int = 0
+    w: Workload, measured: roofs.Roofs, steps: int = 20, generate: int = 0
 ) -> tuple[dict[str, Any], dict[str, Profile]]:
     """The JSON object of this module's docstring, and the profile behind each subject."""
-    measured = roofs.load()
     roof = roofline.of_machine(measured, kernels.info()["threads"])
     profile, plain = profile_training(w, steps)
     profiles = {"train": profile}

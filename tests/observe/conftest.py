@@ -20,7 +20,7 @@ def measured(monkeypatch):
         date="2025-01-31T12:00:00",
         cached=True,
     )
-    monkeypatch.setattr(roofs, "load", lambda *threads: found)
+    monkeypatch.setattr(roofs, "load", lambda *how: found)
     return found
 
 

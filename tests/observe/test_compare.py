@@ -13,7 +13,7 @@ SPECS = ["matmul=naive", "auto", "numpy"] if len(kernels.available()["matmul"]) 
 
 
 def test_losses_agree_under_every_choice(measured):
-    result = compare.run(SMALL, SPECS, 3)
+    result = compare.run(SMALL, measured, SPECS, 3)
     assert [choice["kernels"] for choice in result["choices"]] == SPECS
     first, *others = result["choices"]
     assert (first["speed_up"], first["difference"]) == (1, 0)

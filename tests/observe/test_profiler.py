@@ -110,11 +110,10 @@ def test_calls_nest_although_kernels_are_noticed_late():
 
 
 def test_lists_of_arrays_have_a_short_description():
-    name = "sum_squares"
-    record = kernels.Kernel(name, lambda arrays: 0.0, {}, lambda a: 1, lambda a: 2, floats=0)
+    record = kernels.Kernel("k", lambda arrays: 0.0, {}, lambda a: 1, lambda a: 2, floats=0)
     with Profile() as p:
         record([np.ones((2, 3)), np.ones(4)])
-        record([np.ones((2, 3)), np.ones(4)])
-    assert [span.call for span in p.steps[0].spans] == 2 * [
-        Call(name, "2 arrays of 10", "numpy", 1, 2)
-    ]
+        record([(np.ones((2, 3)), np.ones(4)), (np.ones(5), None)])
+    calls = [span.call for span in p.steps[0].spans]
+    assert calls[0] == Call("k", "2 arrays of 10", "numpy", 1, 2)
+    assert calls[1] == Call("k", "3 arrays of 15", "numpy", 1, 2)
