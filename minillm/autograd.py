@@ -19,7 +19,10 @@ from importlib import import_module
 
 import numpy as np
 
-observers: list[Callable] = []  # each called with (operation, "forward" | "backward", seconds)
+# Each is called with (name, phase, seconds, start) at the end of an operation, whose phase is
+# "forward" or "backward", and of a function marked by `observed`, inside which others may have
+# ended before. start: of time.perf_counter().
+observers: list[Callable] = []
 _mode = threading.local()
 _count = itertools.count()
 
@@ -37,6 +40,27 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _mode.grad = before
+
+
+def observed(phase: str) -> Callable:
+    """Tell the observers, if there are any, of every call of the function.
+
+    The name is that of the definition, such as "Tensor.backward".
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @wraps(function)
+        def call(*args, **kwargs):
+            if not observers:
+                return function(*args, **kwargs)
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            _tell(function.__qualname__, phase, start)
+            return result
+
+        return call
+
+    return decorate
 
 
 class Node:
@@ -67,6 +91,7 @@ class Tensor:
         self.requires_grad = requires_grad
         self.node: Node | None = None
 
+    @observed("backward")
     def backward(self, grad: object = None, retain_graph: bool = False) -> None:
         """Add to .grad of every leaf below: Σ over paths of the chain rule, from cotangent `grad`.
 
@@ -281,7 +306,7 @@ def op(forward: Callable) -> Callable:
 def _tell(name: str, phase: str, start: float) -> None:
     seconds = time.perf_counter() - start
     for observe in observers:
-        observe(name, phase, seconds)
+        observe(name, phase, seconds, start)
 
 
 class Gradients:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from minillm import __version__
+from minillm import __version__, cli_profile, flags
 from minillm import config as settings
 from minillm.errors import KernelError, UserError
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_bench(commands)
     _add_roofs(commands)
+    cli_profile.add(commands)
     doctor = commands.add_parser("doctor", help="what runs here and why, what is amiss, the remedy")
     doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(command=_doctor)
@@ -76,19 +77,8 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--config", metavar="FILE.toml", help="settings, over those of the preset")
     train.add_argument("--out", metavar="DIR", help="run directory (default: a new one in runs/)")
     train.add_argument("--resume", metavar="DIR", help="go on with the run in this directory")
-    _add_kernel_flags(train)
-    group = train.add_argument_group("settings", "over those of the preset and the file")
-    for field in dataclasses.fields(settings.TrainConfig):
-        kind, name = settings.TYPES[field.name], settings.flag(field.name)
-        help, absent = field.metadata["help"], argparse.SUPPRESS
-        if field.name == "corpus":
-            train.add_argument("corpus", nargs="?", metavar=name, default=absent, help=help)
-        elif kind is bool:
-            action = argparse.BooleanOptionalAction
-            group.add_argument(name, action=action, default=absent, help=help)
-        elif field.name != "preset":
-            help, metavar = f"{help} ({field.default})", "N" if kind is int else "X"
-            group.add_argument(name, type=kind, metavar=metavar, default=absent, help=help)
+    flags.add_kernels(train)
+    flags.add_settings(train)
 
 
 def _add_sample(commands: Any) -> None:
@@ -106,7 +96,7 @@ def _add_sample(commands: Any) -> None:
     )
     sample.add_argument("--seed", type=int, metavar="N", help="the same text each time")
     _add_unknown_flag(sample)
-    _add_kernel_flags(sample)
+    flags.add_kernels(sample)
 
 
 def _add_eval(commands: Any) -> None:
@@ -120,7 +110,7 @@ def _add_eval(commands: Any) -> None:
         help="all of it (default: the run's validation split)",
     )
     _add_unknown_flag(evaluation)
-    _add_kernel_flags(evaluation)
+    flags.add_kernels(evaluation)
 
 
 def _add_bench(commands: Any) -> None:
@@ -162,46 +152,26 @@ def _add_unknown_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_kernel_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the kernels")
-    parser.add_argument(
-        "--kernels",
-        metavar="SPEC",
-        help="auto, numpy, or a list such as matmul=naive,softmax=numpy",
-    )
-
-
-def _set_up_kernels(args: argparse.Namespace) -> None:
-    from minillm import kernels
-
-    if args.threads is not None:
-        if args.threads < 1:
-            raise UserError(f"--threads must be at least 1, got {args.threads}")
-        kernels.set_num_threads(args.threads)
-    if args.kernels is not None:
-        kernels.use(args.kernels)
-
-
 def _train(args: argparse.Namespace) -> int:
     from minillm import run as runs
     from minillm.observe import plot
     from minillm.train import DivergedError, train
 
-    _set_up_kernels(args)
-    flags = {name: value for name, value in vars(args).items() if name in settings.TYPES}
-    preset = flags.pop("preset")
+    flags.set_up_kernels(args)
+    given = {name: value for name, value in vars(args).items() if name in settings.TYPES}
+    preset = given.pop("preset")
     if args.resume is None:
-        run = runs.start(settings.resolve(preset, args.config, flags), args.out)
+        run = runs.start(settings.resolve(preset, args.config, given), args.out)
     else:
         for name in ("preset", "config", "out"):
             if getattr(args, name) is not None:
                 raise UserError(f"--{name} does not go with --resume: the run has its own")
-        run = runs.resume(args.resume, flags)
+        run = runs.resume(args.resume, given)
     size = sum(parameter.data.size for parameter in run.model.parameters())
     print(f"model: {size:,} parameters, {run.tokenizer.vocab_size} tokens in the vocabulary")
     print(f"run: {run.directory}, iteration {run.iteration} of {run.config.max_iters}")
     try:
-        train(run)
+        train(run, _known_peak())
     except DivergedError as error:
         return _fail(error, 1)
     finally:
@@ -209,10 +179,21 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _known_peak() -> float | None:
+    """FLOP/s that the kernels reach here, if that was measured before: it takes seconds."""
+    from minillm import kernels
+    from minillm.observe import roofs
+
+    threads = kernels.info()["threads"]
+    if not roofs.cache_file(threads).exists():
+        return None
+    return 1e9 * roofs.load(threads).gflops[threads]
+
+
 def _sample(args: argparse.Namespace) -> int:
     from minillm import generate
 
-    _set_up_kernels(args)
+    flags.set_up_kernels(args)
     model, tokenizer = generate.load(args.run)
     if args.prompt:
         prompt = tokenizer.encode(args.prompt, args.unknown)
@@ -231,7 +212,7 @@ def _sample(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> int:
     from minillm import checkpoint, data, evaluate, generate
 
-    _set_up_kernels(args)
+    flags.set_up_kernels(args)
     config = checkpoint.load_config(args.run)
     model, tokenizer = generate.load(args.run)
     try:
@@ -257,8 +238,7 @@ def _bench(args: argparse.Namespace) -> int:
     from minillm import bench
     from minillm.bench import table
 
-    if args.json and not os.path.isdir(os.path.dirname(args.json) or "."):
-        raise UserError(f"--json {args.json}: there is no such directory; make it first")
+    flags.check_writable(args, "json")
     options = bench.Options(
         args.benchmark, args.against, args.turns, args.threads, args.preset, tuple(args.kernels)
     )

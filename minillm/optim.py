@@ -9,7 +9,7 @@ from math import cos, pi, sqrt
 import numpy as np
 
 from minillm import kernels
-from minillm.autograd import Tensor
+from minillm.autograd import Tensor, observed
 
 Arrays = list[np.ndarray]  # one for each parameter that has a gradient
 
@@ -28,6 +28,7 @@ class Optimizer:
         self.lr, self.step_count = lr, 0
         self.state = {slot: [np.zeros_like(p.data) for p in self.params] for slot in self.slots}
 
+    @observed("optimizer")
     def step(self) -> None:
         """Change every parameter that has a gradient."""
         self.step_count += 1
@@ -39,6 +40,7 @@ class Optimizer:
         """Change the parameters in place; one list of state for each slot."""
         raise NotImplementedError
 
+    @observed("optimizer")
     def zero_grad(self) -> None:
         for p in self.params:
             p.grad = None
@@ -125,6 +127,7 @@ class Adam(AdamW):
         super().__init__(params, lr, betas, eps, weight_decay=0.0)
 
 
+@observed("clip")
 def clip_grad_norm_(params: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients, in place, by max_norm / norm if norm = √Σ g² exceeds max_norm.
 

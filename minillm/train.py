@@ -33,7 +33,7 @@ from tqdm import tqdm
 from minillm import checkpoint, data, evaluate, optim
 from minillm import run as runs
 from minillm.autograd import no_grad
-from minillm.models import GPT
+from minillm.models import GPT, cost
 from minillm.run import Run
 
 SAMPLE_LENGTH = 300  # characters of the sample that a run ends with
@@ -44,9 +44,10 @@ class DivergedError(ArithmeticError):
     """The loss is not finite any more; the message names the first tensor that went bad."""
 
 
-def train(run: Run) -> None:
+def train(run: Run, peak: float | None = None) -> None:
     """Take the run to its last iteration and report; save at evaluations and on Ctrl-C.
 
+    peak: FLOP/s that this machine reaches at best, to show the model FLOP utilisation (MFU)
     Raises: DivergedError if the loss is not finite; KeyboardInterrupt, after saving, on Ctrl-C.
     """
     config = run.config
@@ -54,6 +55,9 @@ def train(run: Run) -> None:
         config.learning_rate, config.min_lr, config.warmup_iters, config.max_iters
     )
     tokens = config.batch_size * config.block_size * config.grad_accumulation  # in an update
+    flop = config.grad_accumulation * cost.training_flops(
+        run.model.config, config.batch_size, config.block_size
+    )  # in an update
     batches = evaluation_batches(run)
     # NumPy need not warn of overflow: update and _evaluate look for it themselves.
     quiet = np.errstate(all="ignore")
@@ -78,7 +82,9 @@ def train(run: Run) -> None:
             line = {"iter": run.iteration, "loss": loss, "lr": lr, "ms": ms, "tokens_per_s": speed}
             log.write(json.dumps(line) + "\n")
             run.iteration, run.evaluated = run.iteration + 1, False
-            bar.set_postfix_str(f"loss {loss:.3f}, {ms:.1f} ms, {speed:,} tokens/s", refresh=False)
+            mfu = f", MFU {flop / seconds / peak:.0%}" if peak else ""
+            shown = f"loss {loss:.3f}, {ms:.1f} ms, {speed:,} tokens/s{mfu}"
+            bar.set_postfix_str(shown, refresh=False)
             bar.update()
     print(report(run, batches["val_loss"]))
 

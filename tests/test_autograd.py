@@ -465,10 +465,14 @@ def test_observers_hear_of_every_operation_while_they_are_attached():
     finally:
         autograd.observers.remove(observe)
     F.exp(leaf(1.0)).backward()
-    assert [(name, phase) for name, phase, _ in events] == [
+    assert [event[:2] for event in events] == [
         ("exp", "forward"),
         ("mul", "forward"),
         ("mul", "backward"),
         ("exp", "backward"),
+        ("Tensor.backward", "backward"),
     ]
-    assert all(seconds >= 0 for *_, seconds in events)
+    seconds, starts = ([event[i] for event in events] for i in (2, 3))
+    assert all(s >= 0 for s in seconds)
+    assert seconds[-1] >= seconds[2] + seconds[3]  # the whole takes in its parts
+    assert starts[0] <= starts[1] <= starts[4] <= starts[2] <= starts[3]

@@ -31,8 +31,10 @@ LAYERS = {
     "minillm.evaluate": 5.5,  # train evaluates
     "minillm.train": 6,
     "minillm.generate": 6,
-    "minillm.bench": 6,
+    "minillm.bench": 5.9,  # observe looks at its workload
     "minillm.observe": 6,
+    "minillm.flags": 6.4,  # what the commands of the command line share
+    "minillm.cli_profile": 6.5,  # two of them
     "minillm.cli": 7,
     "minillm.__main__": 7.5,
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minillm as ml
-from minillm import nn, optim
+from minillm import autograd, nn, optim
 
 SHAPES = [(3, 4), (4,), ()]
 DTYPES = [np.float32, np.float64]
@@ -257,3 +257,25 @@ def test_constant_and_step_schedules():
     assert [optim.constant(0.1)(i) for i in (0, 10)] == [0.1, 0.1]
     schedule = optim.step(1.0, step_size=3, gamma=0.5)
     assert [schedule(i) for i in range(7)] == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_observers_hear_of_clipping_and_of_the_update():
+    weight = nn.Parameter(np.ones(3, np.float32))
+    weight.grad = np.ones(3, np.float32)
+    optimizer, events = optim.SGD([weight], 0.1), []
+
+    def observe(*event):
+        events.append(event[:2])
+
+    autograd.observers.append(observe)
+    try:
+        assert optim.clip_grad_norm_([weight], 1.0) == pytest.approx(3**0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    finally:
+        autograd.observers.remove(observe)
+    assert events == [
+        ("clip_grad_norm_", "clip"),
+        ("Optimizer.step", "optimizer"),
+        ("Optimizer.zero_grad", "optimizer"),
+    ]

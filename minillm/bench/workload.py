@@ -1,4 +1,4 @@
-"""The model and the batch that `bench ops`, `train` and `decode` work with."""
+"""The model and the batch that `bench ops`, `train`, `decode` and `profile` work with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from minillm import config as settings
-from minillm.models import GPTConfig
+from minillm.models import GPTConfig, cost
 
 CHARACTERS = 65  # of tinyshakespeare, whose vocabulary the character models have
 LONGEST = {"gpt2-124m": 64}  # tokens in a sequence where that is not the context: as llm.c does it
@@ -15,7 +15,7 @@ LONGEST = {"gpt2-124m": 64}  # tokens in a sequence where that is not the contex
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A preset's model without dropout and its batch: B sequences of T tokens."""
+    """A model and its batch: B sequences of T tokens."""
 
     preset: str = "char-small"
     vocab_size: int = CHARACTERS
@@ -28,6 +28,7 @@ class Workload:
     T: int = 64
     learning_rate: float = 1e-3
     beta2: float = 0.99
+    dropout: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -35,8 +36,9 @@ class Workload:
 
     def model(self) -> GPTConfig:
         return GPTConfig(
-            self.vocab_size, self.block_size, self.n_layer, self.n_head, self.C, 0.0, self.bias
-        )
+            self.vocab_size, self.block_size, self.n_layer, self.n_head, self.C, self.dropout,
+            self.bias,
+        )  # fmt: skip
 
     def batch(self) -> tuple[np.ndarray, np.ndarray]:
         """x, y: (B, T) random ids; speed does not depend on what they say."""
@@ -44,20 +46,22 @@ class Workload:
 
     def flops(self) -> int:
         """FLOP of the products in a training step, attention counted whole, backward twice."""
-        C, layers = self.C, self.n_layer
-        weights = 12 * layers * C * C + self.vocab_size * C
-        return 3 * self.rows * (2 * weights + 4 * layers * self.T * C)
+        attention = 4 * self.n_layer * self.rows * self.T * self.C
+        return 3 * (cost.linear_flops(self.model(), self.rows) + attention)
 
 
 SMALL = Workload("small", vocab_size=11, block_size=8, n_layer=1, n_head=2, C=8, B=2, T=8)
 
 
 def of_preset(name: str) -> Workload:
-    """Raises: UserError if there is no such preset."""
+    """The preset, without dropout.   Raises: UserError if there is no such preset."""
     c = settings.resolve(name)
-    vocab = CHARACTERS if c.tokenizer == "char" else c.vocab_size
-    T = LONGEST.get(name, c.block_size)
+    return dataclasses.replace(of_settings(c), T=LONGEST.get(name, c.block_size), dropout=0.0)
+
+
+def of_settings(c: settings.TrainConfig) -> Workload:
+    """The model and the batch of a training run with these settings."""
     return Workload(
-        name, vocab, c.block_size, c.n_layer, c.n_head, c.n_embd, c.bias, c.batch_size, T,
-        c.learning_rate, c.beta2,
+        c.preset, CHARACTERS if c.tokenizer == "char" else c.vocab_size, c.block_size, c.n_layer,
+        c.n_head, c.n_embd, c.bias, c.batch_size, c.block_size, c.learning_rate, c.beta2, c.dropout,
     )  # fmt: skip

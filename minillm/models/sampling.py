@@ -5,7 +5,10 @@ Source: Fan et al. 2018, arXiv:1805.04833 (top-k); Holtzman et al. 2020, arXiv:1
 
 import numpy as np
 
+from minillm.autograd import observed
 
+
+@observed("sample")
 def choose(
     logits: np.ndarray,
     temperature: float = 1.0,
