@@ -3,8 +3,8 @@
 
    Five rungs, each with one idea more than the one before. Element (i, k) of A stands at
    a.data[i * a.row + k * a.col]; a transposed operand is the same memory with the strides
-   exchanged. In every rung one element of C is one chain of additions in the order of k, never
-   split between threads: the bits of C do not depend on the number of threads.
+   exchanged. In every rung one element of C is a chain of additions in the order of k (or two, cut
+   by K alone, see threads.c), never split between threads: their number changes no bit of C.
 
    Source: Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication". */
 

@@ -1,11 +1,9 @@
-/* The drivers: each cuts one operation into tasks and calls the active
-   target's serial kernel. Built once, for the baseline; without OpenMP the pragmas do nothing.
+/* The drivers: each cuts one operation into tasks and calls the active target's serial kernel.
+   Built once, for the baseline; without OpenMP the pragmas do nothing.
 
    The same bits at any number of threads: a task computes its own part of the result in a fixed
-   order, and where parts are summed (layer_norm_vjp, sum_squares), they are cut by the sizes alone
-   and folded in the order of their index. Thread i of n takes the i-th part of the
-   tasks, which are cut by rows: what a thread writes in one operation lies in its core's cache when
-   it reads it in the next, and two threads share a cache line only where their parts meet. */
+   order, and where parts are summed (a product in two halves, layer_norm_vjp, sum_squares), they
+   are cut by the sizes alone and folded in the order of their index. */
 #include <stdlib.h>
 #ifdef __GLIBC__
 #include <malloc.h>
