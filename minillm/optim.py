@@ -25,6 +25,7 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: there are no parameters")
         if not lr >= 0:
             raise ValueError(f"{type(self).__name__}: lr must not be negative, got {lr}")
+        kernels.keep_memory()  # there will be steps
         self.lr, self.step_count = lr, 0
         self.state = {slot: [np.zeros_like(p.data) for p in self.params] for slot in self.slots}
 

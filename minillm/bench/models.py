@@ -38,7 +38,7 @@ def train_case(w: Workload, specs: list[str], threads: int, torch: Any = None) -
     """A training step; every contestant has a model and an optimizer of its own."""
     contestants = [Contestant(name_of(s), step(w), s, is_minillm=True) for s in specs]
     if torch:
-        contestants.append(Contestant("torch", twin.step(torch, GPT(w.model()), w)))
+        contestants.append(Contestant("torch", twin.step_elsewhere(w, threads)))
     name = f"{w.preset} B{w.B} T{w.T} L{w.n_layer} H{w.n_head} C{w.C}"
     work = {"token": w.rows, "flop": w.flops()}
     return Case(name, threads, work, contestants, "train")

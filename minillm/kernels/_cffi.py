@@ -15,7 +15,6 @@ try:
     from minillm._kernels import ffi, lib
 
     why_not = ""
-    lib.ml_keep_memory()
 except ImportError as error:  # no compiler at install time, or a library such as libgomp is gone
     ffi = lib = None
     why_not = str(error)
@@ -27,6 +26,12 @@ REMEDY = (
 FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 NULL = ffi.NULL if ffi else None
 FLOATS = ffi.typeof("float[]") if ffi else None
+
+
+def keep_memory() -> None:
+    """Let malloc keep what a training step frees for the next one; glibc only, see threads.c."""
+    if lib:
+        lib.ml_keep_memory()
 
 
 def targets() -> list[str]:
