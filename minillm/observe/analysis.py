@@ -1,9 +1,10 @@
 """A profile against the roofs: the tables that every report shows, as one JSON object a subject.
 
-All numbers are per step, means over the steps of the profile. `analyse` returns
+All numbers are per step, means over the faster half of the profile's steps: what disturbs a step,
+such as another process, only ever slows it. `analyse` returns
 
-    steps         how many
-    seconds       {"mean", "median", "q1", "q3"} of a step
+    steps         how many there are
+    seconds       {"mean": of the faster half, "median", "q1", "q3": of all} of a step
     attributed    the part of a step that is claimed by something with a name
     phases        [{"name", "seconds", "share"}], "python" last: Python and the rest
     operations    [row], the longest first: autograd's operations, functions that it observes, and
@@ -101,17 +102,18 @@ def analyse(profile: Profile, roofline: Roofline) -> dict[str, Any]:
     steps = profile.steps
     if not steps:
         raise ValueError("analyse: the profile holds no step; enter it with `with` first")
-    n = len(steps)
-    seconds = np.array([step.seconds for step in steps])
-    q1, median, q3 = map(float, np.percentile(seconds, [25, 50, 75]))
-    mean, rest = float(seconds.mean()), sum(step.unclaimed for step in steps) / n
+    q1, median, q3 = map(float, np.percentile([step.seconds for step in steps], [25, 50, 75]))
+    count, n = len(steps), (len(steps) + 1) // 2
+    steps = sorted(steps, key=lambda step: step.seconds)[:n]
+    mean = sum(step.seconds for step in steps) / n
+    rest = sum(step.unclaimed for step in steps) / n
     spans = [span for step in steps for span in step.spans]
     calls = [span.call for span in spans if span.call]
     flop: dict[str, float] = defaultdict(float)
     for call in calls:
         flop[call.kernel] += call.flop / n
     return {
-        "steps": n,
+        "steps": count,
         "seconds": {"mean": mean, "median": median, "q1": q1, "q3": q3},
         "attributed": 1 - rest / mean,
         "phases": _phases(spans, n, mean, rest),

@@ -84,8 +84,8 @@ def _subject(name: str, heading: str, result: dict[str, Any], profile: Profile) 
 def _cards(subject: dict[str, Any]) -> str:
     s = subject["seconds"]
     cards = {
-        "ms a step, mean": ms(s["mean"]),
-        "ms, quartiles": f"{ms(s['q1'])}–{ms(s['q3'])}",
+        "ms a step, the faster half": ms(s["mean"]),
+        "ms, quartiles of all": f"{ms(s['q1'])}–{ms(s['q3'])}",
         "tokens a second": f"{subject['tokens'] / s['mean']:,.0f}",
         "MFU, of the peak": percent(subject["mfu"]),
         "attributed": percent(subject["attributed"]),

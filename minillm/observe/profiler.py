@@ -234,7 +234,7 @@ def _word(key: Hashable) -> str:
     if isinstance(key[0], str):
         return key[0] if key[1] is True or isinstance(key[1], tuple) else ""
     shapes = list(_shapes(key))
-    return f"{len(shapes)} arrays of {sum(map(prod, shapes)):,}"
+    return f"{len(shapes)} arrays of {sum(map(prod, shapes)):,}" if shapes else ""
 
 
 def _is_shape(key: tuple) -> bool:

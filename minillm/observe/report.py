@@ -140,9 +140,10 @@ def summary(title: str, subject: dict[str, Any]) -> str:
     """How long, how fast, how much of it is explained."""
     s = subject["seconds"]
     lines = [
-        f"{title}: {ms(s['mean'])} ms (quartiles {ms(s['q1'])}–{ms(s['q3'])}, "
-        f"{subject['steps']} steps), {subject['tokens'] / s['mean']:,.0f} tokens/s, "
-        f"MFU {percent(subject['mfu'])}"
+        f"{title}: {ms(s['mean'])} ms, {subject['tokens'] / s['mean']:,.0f} tokens/s, "
+        f"MFU {percent(subject['mfu'])}",
+        f"(the faster half of {subject['steps']} steps; quartiles of all {ms(s['q1'])}, "
+        f"{ms(s['median'])}, {ms(s['q3'])} ms)",
     ]
     claims = f"{subject['attributed']:.1%} of the time is attributed"
     if "overhead" in subject:

@@ -16,7 +16,7 @@ A subject is the object of `minillm.observe.analysis` and
 
     model_flop      FLOP of the model's products in a step, counted by hand (models/cost.py)
     computed_flop   of train: {subject: FLOP}, all arithmetic of a step, counted by hand
-    mfu             model_flop / seconds / peak, of the mean step
+    mfu             model_flop / seconds.mean / peak
     tokens          in a step
     held            how many steps began on one thread, as the guard against busy cores wanted it
     plain_seconds   the median of steps with nothing attached, taken in turn with the profiled ones

@@ -93,6 +93,18 @@ def test_planted_slow_kernel_is_found(name, roof, monkeypatch):
     assert found["kernels"][0]["bound"] == "implementation"
 
 
+def test_disturbed_steps_are_left_out(roof):
+    profile = Profile()
+    for seconds in (0.03, 0.001, 0.002, 0.001, 0.04):
+        with profile, profile.phase("sleep"):
+            time.sleep(seconds)
+    found = analyse(profile, roof)
+    fastest = sorted(step.seconds for step in profile.steps)[:3]
+    assert found["steps"] == 5
+    assert found["seconds"]["mean"] == pytest.approx(np.mean(fastest))
+    assert found["operations"][0]["seconds"] <= found["seconds"]["mean"]
+
+
 def test_profile_without_a_step_is_an_error(roof):
     with pytest.raises(ValueError, match="holds no step"):
         analyse(Profile(), roof)

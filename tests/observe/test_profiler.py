@@ -114,6 +114,8 @@ def test_lists_of_arrays_have_a_short_description():
     with Profile() as p:
         record([np.ones((2, 3)), np.ones(4)])
         record([(np.ones((2, 3)), np.ones(4)), (np.ones(5), None)])
+        record([0.1, 0.2])
     calls = [span.call for span in p.steps[0].spans]
     assert calls[0] == Call("k", "2 arrays of 10", "numpy", 1, 2)
     assert calls[1] == Call("k", "3 arrays of 15", "numpy", 1, 2)
+    assert calls[2] == Call("k", "", "numpy", 1, 2)
