@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
-from math import atan2, cos, log10, pi, sin, sqrt
+from math import atan2, cos, inf, log10, pi, sin, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +238,18 @@ def _roof_names(roofs: dict[str, Any], axes: Axes) -> list[tuple[tuple[float, fl
     (flat, (_, peak), _), *slanted = roof_lines(roofs, axes)
     right, y = axes.at(axes.x[1], peak)
     names = [((right - len(flat) * LETTER, y - 5, 0.0), flat)]
+    along, above = 12.0, -inf
     for name, start, end in slanted:
         (x0, y0), (x1, y1) = axes.at(*start), axes.at(*end)
         turn = atan2(y1 - y0, x1 - x0)
-        names.append(((x0 + 12 * cos(turn) + 5 * sin(turn), y0 + 12 * sin(turn) - 5, turn), name))
+        height = axes.at(1, end[1] / end[0])[1]  # of the line where the intensity is 1
+        if abs(height - above) < 1.5 * LINE:  # behind the name before, not on it
+            along += (len(name) + 3) * LETTER
+        else:
+            along = 12.0
+        above = height
+        at = x0 + along * cos(turn) + 5 * sin(turn), y0 + along * sin(turn) - 5
+        names.append(((*at, turn), name))
     return [((x, y, turn * 180 / pi), name) for (x, y, turn), name in names]
 
 

@@ -3,6 +3,7 @@
 import re
 import sys
 from itertools import combinations
+from math import cos, radians
 from xml.etree import ElementTree
 
 import pytest
@@ -50,6 +51,13 @@ def test_roofs_meet_at_their_ridges(roofs):
         assert f"{rate:.0f} GB/s" in name
         assert end == (pytest.approx(200 / rate), 200)
         assert start[1] == pytest.approx(start[0] * rate)
+
+
+def test_names_of_roofs_that_lie_close_do_not_overlap(roofs):
+    close = roofs | {"bandwidth_gbs": {"L1": 400.0, "L2": 50.0, "L3": 22.0, "DRAM": 20.0}}
+    names = chart._roof_names(close, chart.axes_for(close, CROWD))
+    (x3, _, turn), (x4, _, _) = names[3][0], names[4][0]
+    assert x4 - x3 >= len(names[3][1]) * chart.LETTER * cos(radians(turn))
 
 
 def test_svg_shows_every_point_once_and_is_well_formed(roofs):
