@@ -137,7 +137,7 @@ def clip_grad_norm_(params: Iterable[Tensor], max_norm: float) -> float:
     grads = [p.grad for p in params if p.grad is not None]
     norm = sqrt(kernels.sum_squares(grads))
     if norm > max_norm:
-        kernels.scale(grads, max_norm / (norm + 1e-6))
+        kernels.scale_all(grads, max_norm / (norm + 1e-6))
     return norm
 
 

@@ -110,7 +110,7 @@ ARGUMENTS: dict[str, Maker] = {
     "adamw": _adamw,
     "decode": _decode,
     "sum_squares": lambda w, rng: (_gradients(w, rng),),
-    "scale": lambda w, rng: (_gradients(w, rng), 1.0),
+    "scale_all": lambda w, rng: (_gradients(w, rng), 1.0),
 }
 
 

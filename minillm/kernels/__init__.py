@@ -24,7 +24,7 @@ from minillm.kernels.gelu import erf, gelu, gelu_vjp
 from minillm.kernels.kernel import Kernel, observers
 from minillm.kernels.layer_norm import layer_norm, layer_norm_vjp
 from minillm.kernels.matmul import matmul
-from minillm.kernels.optimizer import adamw, scale, sum_squares
+from minillm.kernels.optimizer import adamw, scale_all, sum_squares
 from minillm.kernels.softmax import softmax, softmax_vjp
 from minillm.kernels.threads import get_num_threads, set_num_threads
 
@@ -32,8 +32,8 @@ ALL: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
         matmul, softmax, softmax_vjp, layer_norm, layer_norm_vjp, gelu, gelu_vjp, attention,
-        attention_vjp, cross_entropy, cross_entropy_vjp, embedding_vjp, adamw, sum_squares, scale,
-        decode,
+        attention_vjp, cross_entropy, cross_entropy_vjp, embedding_vjp, adamw, sum_squares,
+        scale_all, decode,
     )
 }  # fmt: skip
 

@@ -127,8 +127,8 @@ sum_squares = Kernel(
     bytes=_bytes,
     lists=True,
 )
-scale = Kernel(
-    "scale",
+scale_all = Kernel(
+    "scale_all",
     scale_specification,
     rungs(_scale),
     flops=lambda arrays, factor: _count(arrays),

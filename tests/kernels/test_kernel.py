@@ -129,7 +129,7 @@ EXAMPLES = {
     "adamw": Example(adamw, (0, 2, 3), misfit=shorter),
     "sum_squares": Example(falling),
     "decode": Example(decode, misfit=replaced(2, lambda caches: caches[:1])),
-    "scale": Example(lambda r: ([f32(r, 20000), f32(r, 3, 5)], 0.3), (0,)),
+    "scale_all": Example(lambda r: ([f32(r, 20000), f32(r, 3, 5)], 0.3), (0,)),
 }  # fmt: skip
 
 
@@ -309,10 +309,10 @@ def test_kernel_of_lists_takes_none_and_subclasses(tmp_path):
     x = np.memmap(tmp_path / "x", np.float32, "w+", shape=(3,))
     x[:] = 1, 2, 3
     assert kernels.sum_squares([x]) == kernels.sum_squares((x,)) == 14
-    kernels.scale([x], 2)
+    kernels.scale_all([x], 2)
     np.testing.assert_array_equal(x, [2, 4, 6])
     assert kernels.sum_squares([]) == 0
-    kernels.scale([], 2)
+    kernels.scale_all([], 2)
     kernels.adamw([], [], [], [], 1e-2, 0.9, 0.999, 1e-8, [], 1)
 
 

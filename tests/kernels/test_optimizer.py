@@ -1,4 +1,4 @@
-"""adamw, sum_squares and scale against float64."""
+"""adamw, sum_squares and scale_all against float64."""
 
 import numpy as np
 import pytest
@@ -138,16 +138,16 @@ def test_sum_squares_does_not_over_or_underflow(sum_squares, size):
 
 
 @given(lists, st.sampled_from([0.0, 0.3, -2.0, 1e30]))
-def test_scale_multiplies_every_element_in_place(scale, arrays, factor):
+def test_scale_all_multiplies_every_element_in_place(scale_all, arrays, factor):
     arrays = [x for x in arrays if x.flags.writeable]
     with np.errstate(all="ignore"):
         want = [x * np.float32(factor) for x in arrays]
-        scale(arrays, factor)
+        scale_all(arrays, factor)
     for x, expected in zip(arrays, want, strict=True):
         np.testing.assert_array_equal(x, expected)
 
 
-def test_scale_refuses_read_only(scale):
+def test_scale_all_refuses_read_only(scale_all):
     x = LAYOUTS["read-only"](np.ones(3, np.float32))
     with pytest.raises(ValueError, match="read-only"):
-        scale([x], 2.0)
+        scale_all([x], 2.0)

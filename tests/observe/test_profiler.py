@@ -44,7 +44,7 @@ def test_every_call_is_heard_with_its_phase_and_operation(layer):
         ("operation", "linear", "backward", ""),
         ("operation", "Tensor.backward", "backward", ""),
         ("kernel", "sum_squares", "clip", "clip_grad_norm_"),
-        ("kernel", "scale", "clip", "clip_grad_norm_"),
+        ("kernel", "scale_all", "clip", "clip_grad_norm_"),
         ("operation", "clip_grad_norm_", "clip", ""),
         ("operation", "Optimizer.step", "optimizer", ""),
     ]
