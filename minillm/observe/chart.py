@@ -161,8 +161,7 @@ def save(
         )
     _label(axes, limits, roofs, sorted(shown, key=lambda p: -p.share))
     if len(series) > 1:
-        legend = axes.legend(loc="lower right")
-        for handle in legend.legend_handles:
+        for handle in axes.legend(loc="lower right").legend_handles:
             handle.set_sizes([60])
     try:
         figure.savefig(path, dpi=160)
