@@ -5,6 +5,8 @@ Every layer takes rng, the generator of its weights: fresh entropy unless given.
 Source: Vaswani et al. 2017, arXiv:1706.03762; Radford et al. 2019 (GPT-2).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from minillm import functional as F
@@ -78,7 +80,11 @@ class Dropout(Module):
         return F.dropout(x, self.p, True, self.rng) if self.active() else x
 
 
-def _plus(y, residual):
+def _drop_and_add(dropout: Dropout, product: Callable, residual):
+    """residual + dropout(product(None)); without dropout product(residual), in the same pass."""
+    if not dropout.active():
+        return product(residual)
+    y = dropout(product(None))
     return y if residual is None else residual + y
 
 
@@ -113,9 +119,7 @@ class MultiHeadAttention(Module):
             y = F.self_attention(qkv, self.n_head, self.is_causal)
         else:
             y = self._attend_to_past(qkv, cache)
-        fused = None if self.dropout.active() else residual
-        y = self.c_proj(y, fused)  # (B, T, C)
-        return y if fused is not None else _plus(self.dropout(y), residual)
+        return _drop_and_add(self.dropout, lambda r: self.c_proj(y, r), residual)  # (B, T, C)
 
     def _attend_to_past(self, qkv: Tensor, cache: "KeyValueCache") -> Tensor:
         B, T, C3 = qkv.shape
@@ -163,7 +167,8 @@ class FeedForward(Module):
         self.dropout = Dropout(dropout, rng)
 
     def forward(self, x, residual=None):
-        fused = None if self.dropout.active() else residual
-        fc, proj = self.c_fc, self.c_proj
-        y = F.feed_forward(x, fc.weight, fc.bias, proj.weight, proj.bias, fused)
-        return y if fused is not None else _plus(self.dropout(y), residual)
+        def product(residual):
+            fc, proj = self.c_fc, self.c_proj
+            return F.feed_forward(x, fc.weight, fc.bias, proj.weight, proj.bias, residual)
+
+        return _drop_and_add(self.dropout, product, residual)

@@ -116,3 +116,16 @@ def test_feed_forward_is_gelu_between_two_linear_layers_four_times_as_wide():
     assert layer.c_fc.weight.shape == (24, 6)
     expected = layer.c_proj(F.gelu(layer.c_fc(x)))
     np.testing.assert_array_equal(layer(x).data, expected.data)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "make", [nn.FeedForward, lambda n, **how: nn.MultiHeadAttention(n, 2, **how)]
+)
+def test_a_residual_is_added_to_the_output(make, dropout):
+    """Inside the last product, or after dropout where there is any."""
+    x, results = normal(2, 5, 6), []
+    for residual in (None, x):
+        layer = make(6, dropout=dropout, rng=rng())
+        results.append(layer(ml.Tensor(x), residual=residual).data)
+    np.testing.assert_allclose(results[1], results[0] + x, rtol=1e-5, atol=1e-6)
