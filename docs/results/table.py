@@ -22,6 +22,10 @@ def times(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
+def on(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
 def row(result: dict, case: dict) -> str:
     (_, mine), *rivals = case["contestants"].items()
     own = times(mine["seconds"]["median"])
@@ -32,7 +36,7 @@ def row(result: dict, case: dict) -> str:
         for name, c in rivals
         if name in case["ratios"]
     ]
-    what = f"{result['benchmark']} {case['name']}, {case['threads']} threads"
+    what = f"{result['benchmark']} {case['name']}, {on(case['threads'])}"
     return f"| {what} | {own} | {', '.join(beside)} |"
 
 
@@ -41,7 +45,8 @@ def summaries(result: dict) -> list[str]:
     lines = []
     for s in result["summary"]:
         ratios = ", ".join(f"{name} {ratio:.2f}×" for name, ratio in s["ratios"].items())
-        what = f"{result['benchmark']} {s['group']}, {s['threads']} threads"
+        name = "kernels" if s["group"] == "ops" else f"{result['benchmark']} {s['group']}"
+        what = f"{name}, {on(s['threads'])}"
         lines.append(f"| {what} | geometric mean of {s['cases']} | {ratios} |")
     return lines
 
@@ -58,7 +63,7 @@ def table(results: list[dict]) -> str:
     lines += [
         "",
         f"{', '.join(machines)}, {results[0]['machine']['cores']} cores, "
-        f"{dates[0]} to {dates[-1]}; NumPy {versions['numpy']}, PyTorch {versions['torch']}.",
+        f"{' to '.join(sorted({dates[0], dates[-1]}))}; NumPy {versions['numpy']}, PyTorch {versions['torch']}.",
     ]
     return "\n".join(lines) + "\n"
 
