@@ -63,7 +63,8 @@ def table(results: list[dict]) -> str:
     lines += [
         "",
         f"{', '.join(machines)}, {results[0]['machine']['cores']} cores, "
-        f"{' to '.join(sorted({dates[0], dates[-1]}))}; NumPy {versions['numpy']}, PyTorch {versions['torch']}.",
+        f"{' to '.join(sorted({dates[0], dates[-1]}))}; "
+        f"NumPy {versions['numpy']}, PyTorch {versions['torch']}.",
     ]
     return "\n".join(lines) + "\n"
 
