@@ -72,6 +72,18 @@ INLINE void store_upto(float *p, int64_t n, vec v) {
         store_first(p, n, v);
 }
 
+/* sum + b a[0], with a[0] broadcast on its way from memory: one instruction for the processor's
+   front end where splat and multiply-add are two. Pays for some of a tile's factors, not for all
+   (each is then loaded once a vector, and two loads a cycle are the limit). */
+INLINE vec add_product(vec sum, vec b, const float *a) {
+#if LANES == 16
+    asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a));
+    return sum;
+#else
+    return sum + splat(*a) * b;
+#endif
+}
+
 /* a > b ? a : b and a < b ? a : b in each lane; where one is NaN, b. */
 INLINE vec vmax(vec a, vec b) {
 #if LANES == 16
