@@ -16,7 +16,7 @@ static int omp_get_num_threads(void) { return 1; }
 #include "table.h"
 #include "api.h"
 
-static int64_t panels_of(int64_t N) { return tiles_of(N, ml_active()->NR); }
+static int64_t panels_of(int64_t N) { return ceil_div(N, ml_active()->NR); }
 
 int64_t ml_packed_size(int64_t N, int64_t K) { return K * panels_of(N) * ml_active()->NR; }
 
@@ -49,7 +49,7 @@ static void project(struct team team, int64_t B, int64_t N, int64_t K, const flo
         to.add = bias ? bias : to.add;
     for (int64_t slice = 0; slice < slices && j < end; ++slice) {
         const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
-        t->matmul_tiles(B, 0, tiles_of(B, t->MR), end - j, kc, (struct matrix){x + k, K, 1},
+        t->matmul_tiles(B, tile_height(B, t->MR), end - j, kc, (struct matrix){x + k, K, 1},
                         packed + k * panels * NR + j * kc, result_at(to, 0, j), slice == slices - 1,
                         ml_scratch());
         to.add = to.c, to.add_row = to.row;

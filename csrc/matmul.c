@@ -143,18 +143,20 @@ LOCAL void matmul_rows(int64_t rows, int64_t K, const float *a, int64_t a_row, i
 
 /* Panels of `width` columns, each K x width and contiguous, one after the other:
    out[(j / width) * K * width + k * width + j % width] = in[k * in_row + j * in_col], k < K, j < n,
-   the last panel filled up with 0. width is NR for B, MR for A (given transposed). One of the
-   strides is 1. The last vector of a row may reach into the next row, whose first vector is written
-   later: rows go up, and in a transposed block columns go down. */
+   the last panel filled up with 0. width is NR for B, a tile's height for A (given transposed). One
+   of the strides is 1. In a transposed block the last vector of a row may reach into the next row,
+   whose first vector is written later: panels and rows go up, columns down. */
 LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int64_t in_row,
                        int64_t in_col, float *out) {
+    enum { PREFETCH_ROWS = 16 }; /* the processor does not foresee a new page with every row */
     if (in_col == 1) {
         for (int64_t k = 0; k < K; ++k)
             for (int64_t p = 0; p < n; p += width)
                 for (int64_t j = 0; j < width; j += LANES) {
                     const int64_t left = n - p - j;
-                    store(out + p * K + k * width + j,
-                          left > 0 ? load_upto(in + k * in_row + p + j, left, 0) : splat(0));
+                    __builtin_prefetch(in + (k + PREFETCH_ROWS) * in_row + p + j);
+                    store_upto(out + p * K + k * width + j, width - j,
+                               left > 0 ? load_upto(in + k * in_row + p + j, left, 0) : splat(0));
                 }
         return;
     }
@@ -198,22 +200,25 @@ LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to, const 
     }
 }
 
-/* Rows of tiles `first` to `last` - 1 of those that M rows are cut into, for K <= KC and the packed
-   block of B. `to` starts at the block's first column; `a_tile`: MR x KC floats and some. */
-LOCAL void matmul_tiles(int64_t M, int64_t first, int64_t last, int64_t columns, int64_t K,
-                        struct matrix a, const float *packed_b, struct result to, bool finish,
-                        float *a_tile) {
-    for (int64_t t = first; t < last; ++t) {
-        const int64_t i = part(M, tiles_of(M, MR), t), rows = part(M, tiles_of(M, MR), t + 1) - i;
+/* M rows of C, for K <= KC and the packed block of B, in tiles of `height` rows. `to` starts at the
+   block's first column; `packed_a`: TILES x MR x KC floats and some. A is packed tile by tile, or,
+   where its rows are columns in memory, TILES at a time: their 56 floats of one k stand together,
+   in cache lines that would be gone when the next tile came. */
+LOCAL void matmul_tiles(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
+                        const float *packed_b, struct result to, bool finish, float *packed_a) {
+    const bool transposed = a.row == 1;
+    const bool pack = columns >= (transposed ? PACK_TRANSPOSED_A_FROM : PACK_A_FROM) * NR;
+    const int64_t together = transposed ? TILES : 1;
+    for (int64_t i = 0; i < M; i += height) {
+        const int64_t rows = min(height, M - i), tile = i / height % together;
         struct matrix at = block(a, i, 0);
-        if (columns >= (a.row == 1 ? PACK_TRANSPOSED_A_FROM : PACK_A_FROM) * NR) {
-            matmul_pack(K, rows, MR, at.data, a.col, a.row, a_tile);
-            at = (struct matrix){a_tile, 1, MR};
-        }
+        if (pack && tile == 0)
+            matmul_pack(K, min(together * height, M - i), height, at.data, a.col, a.row, packed_a);
+        if (pack) at = (struct matrix){packed_a + tile * height * K, 1, height};
         for (int64_t j = 0; j < columns; j += NR) {
-            const struct result tile = result_at(to, i, j);
+            const struct result c = result_at(to, i, j);
             matmul_rows(rows, K, at.data, at.row, at.col, packed_b + j * K, min(NR, columns - j),
-                        &tile);
+                        &c);
         }
         if (finish) matmul_finish(rows, columns, result_at(to, i, 0), NULL);
     }
@@ -223,13 +228,14 @@ LOCAL void matmul_tiles(int64_t M, int64_t first, int64_t last, int64_t columns,
    bytes. */
 LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                        struct result to, float *scratch) {
-    const int64_t slices = slices_of(K), width = block_width(K, NR);
+    const int64_t slices = slices_of(K), blocks = blocks_of(N, K);
     for (int64_t slice = 0; slice < slices; ++slice, to.add = to.c, to.add_row = to.row) {
         const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
-        for (int64_t j = 0; j < N; j += width) {
-            const int64_t columns = min(width, N - j);
+        for (int64_t i = 0; i < blocks; ++i) {
+            const int64_t j = block_start(N, blocks, NR, i);
+            const int64_t columns = block_start(N, blocks, NR, i + 1) - j;
             matmul_pack_b(kc, columns, block(b, k, j), scratch);
-            matmul_tiles(M, 0, tiles_of(M, MR), columns, kc, block(a, 0, k), scratch,
+            matmul_tiles(M, tile_height(M, MR), columns, kc, block(a, 0, k), scratch,
                          result_at(to, 0, j), slice == slices - 1, scratch + KC * NC);
         }
     }

@@ -40,16 +40,25 @@ static inline struct result result_at(struct result to, int64_t i, int64_t j) {
 static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
 /* Blocks of the packed product, in floats; matmul.c says why. */
-enum { KC = 384, NC = 256, MR_MAX = 14, NR_MAX = 32 };
-enum { MATMUL_SCRATCH = 2 * KC * NC + KC * MR_MAX + 16 }; /* two blocks of B, a tile of A */
-enum { PACK_A_FROM = 8, PACK_TRANSPOSED_A_FROM = 3 };     /* panels that use a tile of A */
+enum { KC = 384, NC = 512, MR_MAX = 14, NR_MAX = 32, TILES = 8 };
+enum { MATMUL_SCRATCH = KC * NC + TILES * KC * MR_MAX + 16 }; /* of B, of A */
+enum { PACK_A_FROM = 4, PACK_TRANSPOSED_A_FROM = 3 };         /* panels that use a tile of A */
 
-/* A product is cut into slices of K, blocks of columns and tiles of rows. */
-static inline int64_t slices_of(int64_t K) { return K > KC ? (K + KC - 1) / KC : 1; }
-static inline int64_t tiles_of(int64_t M, int64_t MR) { return (M + MR - 1) / MR; }
-static inline int64_t block_width(int64_t K, int64_t NR) {
-    const int64_t slice = (K + slices_of(K) - 1) / slices_of(K);
-    return KC * NC / (slice ? slice : 1) / NR * NR;
+static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* A product is cut into slices of K, blocks of columns (slice x block <= KC x NC), and tiles of
+   rows, all of one height but the last. */
+static inline int64_t slices_of(int64_t K) { return K > KC ? ceil_div(K, KC) : 1; }
+static inline int64_t blocks_of(int64_t N, int64_t K) {
+    const int64_t slice = ceil_div(K, slices_of(K)), fit = KC * NC / (slice + 1) / NR_MAX * NR_MAX;
+    return N > fit ? ceil_div(N, fit) : 1;
+}
+static inline int64_t block_start(int64_t N, int64_t blocks, int64_t NR, int64_t i) {
+    return min(N, NR * part(ceil_div(N, NR), blocks, i));
+}
+static inline int64_t tile_height(int64_t M, int64_t MR) {
+    return M > MR ? ceil_div(M, ceil_div(M, MR)) : MR;
 }
 
 typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
@@ -61,9 +70,8 @@ struct table {
     void (*matmul_simd)(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                         struct result to, float *scratch);
     void (*matmul_pack_b)(int64_t K, int64_t N, struct matrix b, float *packed);
-    void (*matmul_tiles)(int64_t M, int64_t first, int64_t last, int64_t columns, int64_t K,
-                         struct matrix a, const float *packed_b, struct result to, bool finish,
-                         float *a_tile);
+    void (*matmul_tiles)(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
+                         const float *packed_b, struct result to, bool finish, float *packed_a);
     void (*matmul_finish)(int64_t rows, int64_t columns, struct result to, const float *more);
     int64_t MR, NR; /* rows and columns of the register tile */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
@@ -106,5 +114,3 @@ extern const struct table ml_neon;
 
 const struct table *ml_active(void);
 float *ml_scratch(void); /* MATMUL_SCRATCH floats of this thread, aligned to 64 bytes */
-
-static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -28,13 +28,13 @@ struct eater {
     struct loaf *loaf;
     int64_t first, last, mine; /* the loaf's tasks first ... last - 1; how many were mine so far */
     bool from_the_end;
-    int seen; /* a bit for each thing that is made ready once a thread */
+    int64_t packed; /* which block of a product's second factor this thread has packed */
 };
 
 static struct eater sit_down(struct loaf *loaves, int64_t tasks, int threads, int p) {
     const int pair = p / 2 * 2, next = pair + 2 < threads ? pair + 2 : threads;
     return (struct eater){
-        &loaves[p / 2], part(tasks, threads, pair), part(tasks, threads, next), 0, p % 2, 0};
+        &loaves[p / 2], part(tasks, threads, pair), part(tasks, threads, next), 0, p % 2, -1};
 }
 
 static bool bite(struct eater *e, int64_t *task) {
@@ -59,7 +59,6 @@ static bool bite(struct eater *e, int64_t *task) {
             for (int64_t task; bite(&me, &task);)
 /* clang-format on */
 
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t rows_per_task(int64_t n) { return n < CHUNK ? ceil_div(CHUNK, n > 0 ? n : 1) : 1; }
 
 float *ml_scratch(void) {
@@ -87,32 +86,37 @@ int ml_count_threads(int threads) {
     return count;
 }
 
-/* One product, by tiles of rows and, where K is long, by its two halves: in the gradient of a
-   weight K counts the tokens, and each thread then finds its own half of them in its cache. A
-   thread packs the blocks of B that it needs for itself: that costs a few percent of the work, and
-   waiting for another thread's copy would cost more. */
-static void matmul_by_rows(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
-                           struct result to, int threads) {
+/* One product, by blocks of columns and tiles of rows, and, where K is long, by its two halves: in
+   the gradient of a weight K counts the tokens, and each thread then finds its own half of them in
+   its cache. A thread packs the blocks of B that it needs for itself: that costs a few percent of
+   the work, and waiting for another thread's copy would cost more. */
+static void matmul_by_blocks(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
+                             struct result to, int threads) {
     const struct table *t = ml_active();
-    const int64_t tiles = tiles_of(M, t->MR), width = block_width(K, t->NR), slices = slices_of(K);
+    const int64_t slices = slices_of(K), blocks = blocks_of(N, K);
     float *more = slices > 1 && slices % 2 == 0 && M * N <= LARGEST_HALF
                       ? malloc((size_t)(M * N) * sizeof *more)
                       : NULL;
     const int64_t halves = more ? 2 : 1, steps = slices / halves;
+    const int64_t height = tile_height(M, t->MR), tiles = ceil_div(M, height);
+    const int64_t share = ceil_div(threads, halves); /* of the rows' parts, each thread as many */
+    const int64_t least = ceil_div(tiles, a.row == 1 ? TILES : TILES / 2);
+    const int64_t parts = min(tiles, ceil_div(least, share) * share);
     for (int64_t step = 0; step < steps; ++step, to.add = to.c, to.add_row = to.row) {
-        for (int64_t j = 0; j < N; j += width) {
-            const int64_t columns = min(width, N - j);
-            EACH_TASK(task, halves * tiles) {
-                const int64_t half = task / tiles, i = task % tiles, slice = half * steps + step;
-                const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
-                const struct result other = {more, N, step ? more : NULL, N, NULL, NULL, false};
-                float *packed = ml_scratch() + half * KC * NC;
-                if (!(me.seen & 1 << half)) t->matmul_pack_b(kc, columns, block(b, k, j), packed);
-                me.seen |= 1 << half;
-                t->matmul_tiles(M, i, i + 1, columns, kc, block(a, 0, k), packed,
-                                result_at(half ? other : to, 0, j), !more && step == steps - 1,
-                                ml_scratch() + 2 * KC * NC);
-            }
+        EACH_TASK(task, halves * blocks * parts) {
+            const int64_t b_at = task / parts, half = b_at / blocks, slice = half * steps + step;
+            const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
+            const int64_t j = block_start(N, blocks, t->NR, b_at % blocks);
+            const int64_t columns = block_start(N, blocks, t->NR, b_at % blocks + 1) - j;
+            const int64_t i = height * part(tiles, parts, task % parts);
+            const int64_t end = min(M, height * part(tiles, parts, task % parts + 1));
+            const struct result other = {more, N, step ? more : NULL, N, NULL, NULL, false};
+            float *packed = ml_scratch();
+            if (me.packed != b_at) t->matmul_pack_b(kc, columns, block(b, k, j), packed);
+            me.packed = b_at;
+            t->matmul_tiles(end - i, height, columns, kc, block(a, i, k), packed,
+                            result_at(half ? other : to, i, j), !more && step == steps - 1,
+                            packed + KC * NC);
         }
     }
     if (more) {
@@ -129,25 +133,18 @@ void ml_matmul(int rung, int64_t batch, int64_t M, int64_t N, int64_t K, const f
     const struct result to = {c, N, add, add_row, times, slope, tanh_form};
     if (rung < 3 || 2.0 * (double)batch * (double)M * (double)N * (double)K < SMALL_PRODUCT)
         threads = 1;
-    if (rung == 3 && batch == 1 && M >= 4 * t->MR) {
-        matmul_by_rows(M, N, K, (struct matrix){a, a_row, a_col}, (struct matrix){b, b_row, b_col},
-                       to, threads);
+    if (rung == 3 && batch == 1) {
+        matmul_by_blocks(M, N, K, (struct matrix){a, a_row, a_col},
+                         (struct matrix){b, b_row, b_col}, to, threads);
         return;
     }
-    /* Many products, or one with few rows, which would not repay a copy of B for each thread: a
-       task is one product, or some panels of its columns. */
-    const int64_t parts = batch == 1 && rung == 3 ? min(8, ceil_div(N, t->NR)) : 1;
-    EACH_TASK(task, batch * parts) {
-        const int64_t n = task / parts, panels = ceil_div(N, t->NR);
-        const int64_t j = t->NR * part(panels, parts, task % parts),
-                      end = min(N, t->NR * part(panels, parts, task % parts + 1));
+    EACH_TASK(n, batch) {
         const struct matrix an = {a + (a_at ? a_at[n] : 0), a_row, a_col},
                             bn = {b + (b_at ? b_at[n] : 0), b_row, b_col};
         if (rung < 3)
             t->matmul[rung](M, N, K, an, bn, c + n * M * N, N);
         else
-            t->matmul_simd(M, end - j, K, an, block(bn, 0, j), result_at(to, n * M, j),
-                           ml_scratch());
+            t->matmul_simd(M, N, K, an, bn, result_at(to, n * M, 0), ml_scratch());
     }
 }
 
