@@ -141,33 +141,32 @@ LOCAL void matmul_rows(int64_t rows, int64_t K, const float *a, int64_t a_row, i
 }
 #undef ROWS
 
-/* Panels of `width` columns, each K x width and contiguous, one after the other:
-   out[(j / width) * K * width + k * width + j % width] = in[k * in_row + j * in_col], k < K, j < n,
-   the last panel filled up with 0. width is NR for B, a tile's height for A (given transposed). One
-   of the strides is 1. In a transposed block the last vector of a row may reach into the next row,
-   whose first vector is written later: panels and rows go up, columns down. */
-LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int64_t in_row,
-                       int64_t in_col, float *out) {
+/* Panels of `step` columns, each K x width and contiguous, one after the other: panel p is
+   out[p * K * width + k * width + j] = in[k * in_row + (p * step + j) * in_col], k < K, j < width;
+   0 where p * step + j is not below n. One of the strides is 1; width is a multiple of LANES. */
+INLINE void matmul_pack(int64_t K, int64_t n, int64_t step, int64_t width, const float *in,
+                        int64_t in_row, int64_t in_col, float *out) {
     enum { PREFETCH_ROWS = 16 }; /* the processor does not foresee a new page with every row */
     if (in_col == 1) {
-        for (int64_t k = 0; k < K; ++k)
-            for (int64_t p = 0; p < n; p += width)
+        for (int64_t k = 0; k < K; ++k) {
+            float *o = out + k * width;
+            for (int64_t p = 0; p < n; p += step, o += K * width)
                 for (int64_t j = 0; j < width; j += LANES) {
                     const int64_t left = n - p - j;
                     __builtin_prefetch(in + (k + PREFETCH_ROWS) * in_row + p + j);
-                    store_upto(out + p * K + k * width + j, width - j,
-                               left > 0 ? load_upto(in + k * in_row + p + j, left, 0) : splat(0));
+                    store(o + j, left > 0 ? load_upto(in + k * in_row + p + j, left, 0) : splat(0));
                 }
+        }
         return;
     }
-    for (int64_t p = 0; p < n; p += width, out += K * width)
+    for (int64_t p = 0; p < n; p += step, out += K * width)
         for (int64_t k = 0; k < K; k += LANES)
-            for (int64_t j = (width - 1) / LANES * LANES; j >= 0; j -= LANES) {
+            for (int64_t j = 0; j < width; j += LANES) {
                 vec rows[LANES];
 #pragma GCC unroll 16
                 for (int i = 0; i < LANES; ++i) {
                     const float *row = in + (p + j + i) * in_col + k;
-                    __builtin_prefetch(row + width * in_col);
+                    __builtin_prefetch(row + step * in_col);
                     rows[i] = p + j + i < n ? load_upto(row, K - k, 0) : splat(0);
                 }
                 transpose(rows);
@@ -183,7 +182,14 @@ LOCAL void matmul_pack(int64_t K, int64_t n, int64_t width, const float *in, int
    L1. */
 LOCAL void matmul_pack_b(int64_t K, int64_t N, struct matrix b, float *packed) {
     for (int64_t j = 0; j < N; j += 4 * NR)
-        matmul_pack(K, min(4 * NR, N - j), NR, b.data + j * b.col, b.row, b.col, packed + j * K);
+        matmul_pack(K, min(4 * NR, N - j), NR, NR, b.data + j * b.col, b.row, b.col,
+                    packed + j * K);
+}
+
+/* Tiles of M rows of A, each `height` rows in a panel for WIDTH: whole vectors are stored. */
+enum { WIDTH = (MR + LANES - 1) / LANES * LANES };
+LOCAL void matmul_pack_a(int64_t M, int64_t height, int64_t K, struct matrix a, float *packed) {
+    matmul_pack(K, M, height, WIDTH, a.data, a.col, a.row, packed);
 }
 
 /* What is left to do with rows of C whose sums are complete, while they are in L1; `more` is the
@@ -201,8 +207,8 @@ LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to, const 
 }
 
 /* M rows of C, for K <= KC and the packed block of B, in tiles of `height` rows. `to` starts at the
-   block's first column; `packed_a`: TILES x MR x KC floats and some. A is packed tile by tile, or,
-   where its rows are columns in memory, TILES at a time: their 56 floats of one k stand together,
+   block's first column; `packed_a`: TILES x WIDTH x KC floats. A is packed tile by tile, or,
+   where its rows are columns in memory, TILES at a time: their floats of one k stand together,
    in cache lines that would be gone when the next tile came. */
 LOCAL void matmul_tiles(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
                         const float *packed_b, struct result to, bool finish, float *packed_a) {
@@ -213,8 +219,8 @@ LOCAL void matmul_tiles(int64_t M, int64_t height, int64_t columns, int64_t K, s
         const int64_t rows = min(height, M - i), tile = i / height % together;
         struct matrix at = block(a, i, 0);
         if (pack && tile == 0)
-            matmul_pack(K, min(together * height, M - i), height, at.data, a.col, a.row, packed_a);
-        if (pack) at = (struct matrix){packed_a + tile * height * K, 1, height};
+            matmul_pack_a(min(together * height, M - i), height, K, at, packed_a);
+        if (pack) at = (struct matrix){packed_a + tile * WIDTH * K, 1, WIDTH};
         for (int64_t j = 0; j < columns; j += NR) {
             const struct result c = result_at(to, i, j);
             matmul_rows(rows, K, at.data, at.row, at.col, packed_b + j * K, min(NR, columns - j),

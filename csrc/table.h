@@ -40,9 +40,9 @@ static inline struct result result_at(struct result to, int64_t i, int64_t j) {
 static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
 /* Blocks of the packed product, in floats; matmul.c says why. */
-enum { KC = 384, NC = 512, MR_MAX = 14, NR_MAX = 32, TILES = 8 };
-enum { MATMUL_SCRATCH = KC * NC + TILES * KC * MR_MAX + 16 }; /* of B, of A */
-enum { PACK_A_FROM = 4, PACK_TRANSPOSED_A_FROM = 3 };         /* panels that use a tile of A */
+enum { KC = 384, NC = 512, WIDTH_MAX = 16, NR_MAX = 32, TILES = 8 };
+enum { MATMUL_SCRATCH = KC * NC + TILES * KC * WIDTH_MAX }; /* of B, of A */
+enum { PACK_A_FROM = 4, PACK_TRANSPOSED_A_FROM = 3 };       /* panels that use a tile of A */
 
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
