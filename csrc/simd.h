@@ -84,6 +84,24 @@ INLINE vec add_product(vec sum, vec b, const float *a) {
 #endif
 }
 
+/* Store past the caches, without first fetching the line that is overwritten. p stands on a
+   boundary of sizeof v; other threads see the value after stream_end. */
+INLINE void stream(float *p, vec v) {
+#if LANES == 16
+    _mm512_stream_ps(p, (__m512)v);
+#elif LANES == 8
+    _mm256_stream_ps(p, (__m256)v);
+#else
+    store(p, v);
+#endif
+}
+
+INLINE void stream_end(void) {
+#if LANES >= 8
+    _mm_sfence();
+#endif
+}
+
 /* a > b ? a : b and a < b ? a : b in each lane; where one is NaN, b. */
 INLINE vec vmax(vec a, vec b) {
 #if LANES == 16
@@ -95,7 +113,15 @@ INLINE vec vmax(vec a, vec b) {
 #endif
 }
 
-INLINE vec vmin(vec a, vec b) { return -vmax(-a, -b); }
+INLINE vec vmin(vec a, vec b) {
+#if LANES == 16
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return pick(a < b, a, b);
+#endif
+}
 
 /* v with its lanes moved down by `by`, round the end: lane i holds what lane i + by held. */
 INLINE vec rotate(vec v, int by) {
@@ -132,31 +158,33 @@ INLINE vec polynomial(vec x, const float *c, int n) {
 
 #define ROUND 12582912.0f /* 1.5 * 2^23: adding it leaves an integer in the low bits */
 
-/* p 2^n for an integer n in -150 ... 128, rounded once where the result is subnormal. */
-INLINE vec times_power_of_two(vec p, vec n) {
-#if LANES == 16
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)n); /* one instruction */
+/* p 2^n for an integer n in -150 ... 128, rounded once where the result is subnormal; but 0 where
+   x < -104. */
+INLINE vec times_power_of_two(vec p, vec n, vec x) {
+#if LANES == 16 /* one instruction, and one for the mask */
+    const __mmask16 alive = _mm512_cmp_ps_mask((__m512)x, (__m512)splat(-104), _CMP_NLT_UQ);
+    return (vec)_mm512_maskz_scalef_ps(alive, (__m512)p, (__m512)n);
 #else
-    const ivec k = (ivec)(n + splat(ROUND)) - (ivec)splat(ROUND), half = k >> 1;
-    return p * (vec)((half + 127) << 23) * (vec)((k - half + 127) << 23);
+    const ivec alive = ~(x < splat(-104)); /* a NaN is alive */
+    const ivec k = ((ivec)(n + splat(ROUND)) - (ivec)splat(ROUND)) & alive, half = k >> 1;
+    p = p * (vec)((half + 127) << 23) * (vec)((k - half + 127) << 23);
+    return (vec)((ivec)p & alive);
 #endif
 }
 
 /* e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2. Within 2 ULP over every float,
-   results below FLT_MIN included. NaN gives NaN. Below -104, where e^x rounds to 0, lanes compute
-   e^0 and are cleared: x86 takes a detour through microcode for a subnormal result, and tails are
-   full of them (one head of attention, (64, 64, 32): 10.8 us instead of 16.6).
+   results below FLT_MIN included. NaN gives NaN. Below -104, where e^x rounds to 0, nothing is
+   scaled: x86 takes a detour through microcode for a subnormal result, and tails are full of them
+   (one head of attention, (64, 64, 32): 10.8 us instead of 16.6).
    Source: Cody and Waite 1980, chapter 6; the polynomial is a minimax fit of (e^r - 1 - r) / r^2.
  */
 INLINE vec vexp(vec x) {
-    const ivec alive = ~(x < splat(-104.0f));       /* a NaN is alive */
-    x = vmin(splat(89.0f), (vec)((ivec)x & alive)); /* e^89 overflows; a NaN passes */
+    x = vmin(splat(89.0f), x); /* e^89 overflows; a NaN passes */
     const vec n = (x * splat(1.44269504f) + splat(ROUND)) - splat(ROUND);
     vec r = x - n * splat(0.693145752f); /* ln 2 in two parts: n times the first is exact */
     r -= n * splat(1.42860677e-6f);
     const float c[] = {0x1.6db426p-10f, 0x1.123b56p-7f, 0x1.55545ep-5f, 0x1.55548ep-3f, 0x1.0p-1f};
-    const vec e = times_power_of_two(polynomial(r, c, 5) * r * r + r + splat(1.0f), n);
-    return (vec)((ivec)e & alive);
+    return times_power_of_two(polynomial(r, c, 5) * r * r + r + splat(1.0f), n, x);
 }
 
 /* tanh x = x + x^3 p(x^2) for |x| < 0.625, else sign(x) (1 - 2 / (e^2|x| + 1)). Within 2 ULP. */

@@ -1,6 +1,7 @@
 /* What a target exports: its serial kernels, one function pointer each. threads.c cuts an operation
    into tasks and calls these; dispatch.c says whose. */
 #pragma once
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -61,6 +62,10 @@ static inline int64_t tile_height(int64_t M, int64_t MR) {
     return M > MR ? ceil_div(M, ceil_div(M, MR)) : MR;
 }
 
+/* Floats: two longer rows and the exponentials of one, 1.5 MB, leave no room in a core's L2. */
+enum { LONG_ROW = 1 << 17 };
+_Static_assert((int)LONG_ROW <= (int)MATMUL_SCRATCH, "ml_scratch holds a row's exponentials");
+
 typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                          float *c, int64_t c_row);
 
@@ -75,6 +80,7 @@ struct table {
     void (*matmul_finish)(int64_t rows, int64_t columns, struct result to, const float *more);
     int64_t MR, NR; /* rows and columns of the register tile */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
+    void (*softmax_rows)(int64_t rows, int64_t n, const float *x, float *y, float *e, bool past);
     void (*softmax_vjp[2])(int64_t n, const float *y, const float *dy, float *dx);
     void (*layer_norm)(int64_t n, const float *x, const float *weight, const float *bias, float eps,
                        float *y, float *mean, float *rstd);

@@ -30,6 +30,7 @@ const struct table ML_TABLE = {
     .MR = MR,
     .NR = NR,
     .softmax = {softmax_naive, softmax_simd},
+    .softmax_rows = softmax_rows,
     .softmax_vjp = {softmax_vjp_naive, softmax_vjp_simd},
     .layer_norm = layer_norm,
     .layer_norm_vjp = layer_norm_vjp,

@@ -1,4 +1,10 @@
-"""Softmax over the last axis, and its vector-Jacobian product.   C side: csrc/softmax.c"""
+"""Softmax over the last axis, and its vector-Jacobian product.   C side: csrc/softmax.c
+
+Bytes that memory moves, an element: 8 where y is much larger than the caches and stored past them,
+else 12, as a line of y is fetched before it is written. A row of more than 2¹⁷ floats leaves a
+core's cache between passes: three of them would move 24, the online form, which finds maximum and
+sum together, moves 12 (Milakov and Gimelshein 2018, arXiv:1805.02867).
+"""
 
 from functools import partial
 

@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import LAYOUTS, floats, lengths, rows_of, same_shape, seeds, small, special
 
+from minillm import kernels
+
+needs_c = pytest.mark.skipif(not kernels.info()["compiled"], reason="the kernels are not compiled")
 SPECIAL_ROWS = {
     "all -inf": [-np.inf] * 19,
     "one inf": [1.0] * 18 + [np.inf],
@@ -107,6 +110,71 @@ def test_softmax_of_huge_scores_does_not_overflow(softmax):
     x = np.array([[3e38, -3e38, 3e38]], np.float32)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(softmax(x), np.float32([[0.5, 0, 0.5]]))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 15])
+def test_softmax_of_every_short_row(softmax, offset):
+    """Each number of vectors and each rest, wherever memory begins; nothing around is written."""
+    rng = np.random.default_rng(0)
+    for n in range(1, 131):
+        memory, out = rng.standard_normal((2, 5 * n + 40)).astype(np.float32)
+        x, y = (a[offset : offset + 5 * n].reshape(5, n) for a in (memory, out))
+        before = out.copy()
+        softmax(x, out=y)
+        assert_within(y, *reference(x))
+        before[offset : offset + 5 * n] = y.ravel()
+        assert same_bits(out, before)
+
+
+@needs_c
+@pytest.mark.parametrize("in_place", [False, True])
+def test_softmax_of_a_large_result_has_the_bits_of_its_parts(target, in_place):
+    """From 2²³ elements on it is stored past the caches; 257-element rows begin at any boundary."""
+    kernels.set_num_threads(3)
+    shape = (2**23 // 257 + 5, 257)
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    memory = np.full(x.size + 32, 7, np.float32)
+    y = memory[1 : 1 + x.size].reshape(shape)
+    y[:] = x if in_place else np.nan
+    kernels.softmax(y if in_place else x, out=y)
+    starts = range(0, len(x), 997)
+    assert all(same_bits(y[i : i + 997], kernels.softmax(x[i : i + 997])) for i in starts)
+    assert memory[0] == 7
+    assert (memory[1 + x.size :] == 7).all()
+
+
+LONG, BLOCK = 2**17, 4096  # a longer row takes the online form, block by block
+
+
+def long_rows(n):
+    """Normal; rising, each block corrects the sum; falling; what counts at the edges of the blocks
+    and at the end; blocks of -inf before the first number."""
+    at, rng = np.arange(n), np.random.default_rng(n)
+    edges = np.isin(at % BLOCK, (0, BLOCK - 1)) | (at >= n - 3)
+    ramp = np.linspace(-300, 0, n)
+    late = np.where(at < n - 3, -np.inf, 1)
+    return np.float32([rng.standard_normal(n), ramp, ramp[::-1], np.where(edges, 0, -90), late])
+
+
+@pytest.mark.parametrize("n", [LONG, LONG + 1, LONG + BLOCK + 3])
+def test_softmax_of_long_rows_matches_float64(softmax, n):
+    want, bound = reference(long_rows(n))
+    x = np.zeros(5 * n + 1, np.float32)[1:].reshape(5, n)
+    x[:] = long_rows(n)
+    y = softmax(x)
+    assert_within(y, want, bound)
+    assert softmax(x, out=x) is x
+    assert same_bits(x, y)
+
+
+@pytest.mark.parametrize("at", [0, BLOCK, LONG])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_softmax_of_a_special_long_row_is_nan(softmax, at, value):
+    x = np.zeros((3, LONG + 1), np.float32)
+    x[1, at], x[2] = value, -np.inf
+    y = softmax(x)
+    assert np.isnan(y[1:]).all()
+    np.testing.assert_allclose(y[0], 1 / (LONG + 1), rtol=1e-5)
 
 
 @given(seeds, lengths.filter(bool), st.booleans())
