@@ -68,11 +68,9 @@ void ml_scale(int64_t count, const int64_t *n, float *const *x, float factor, in
 void ml_map(int64_t n, int function, const float *x, float *y); /* 0 exp, 1 tanh */
 
 /* One token more through a GPT: see decode.c. weights: for each layer norm, qkv, proj, norm, fc and
-   proj, each a matrix (packed) or gain and then a bias or NULL; then the last norm and the head.
+   proj, each a matrix or gain and then a bias or NULL; then the last norm and the head.
    caches: (B, n_head, size, D) keys and values of each layer, of which `length` tokens are there.
  */
-int64_t ml_packed_size(int64_t N, int64_t K); /* floats, for the active target */
-void ml_pack(int64_t N, int64_t K, const float *weight, float *packed);
 int64_t ml_decode_work(int64_t B, int64_t C, int64_t H, int64_t size, int threads);
 void ml_decode(int64_t layers, int64_t B, int64_t C, int64_t H, int64_t V, int64_t n_head,
                int64_t size, int64_t length, float eps, const float *const *weights,

@@ -230,3 +230,15 @@ INLINE void transpose(vec rows[LANES]) {
         memcpy(rows, woven, sizeof woven);
     }
 }
+
+/* The sum of the lanes of each row, as one vector: the same weaving, but both halves are added at
+   once, so that each round leaves half the rows. */
+INLINE vec sum_rows(vec rows[LANES]) {
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+            rows[i] = SHUFFLE(rows[i], rows[i + half], WEAVE_LOW) +
+                      SHUFFLE(rows[i], rows[i + half], WEAVE_HIGH);
+    return rows[0];
+}

@@ -78,6 +78,9 @@ struct table {
     void (*matmul_tiles)(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
                          const float *packed_b, struct result to, bool finish, float *packed_a);
     void (*matmul_finish)(int64_t rows, int64_t columns, struct result to, const float *more);
+    void (*matvec)(int64_t N, int64_t K, const float *W, const float *x, const float *bias,
+                   const float *add, float *y);
+    void (*vecmat)(int64_t K, int64_t N, const float *x, const float *W, float *y);
     int64_t MR, NR; /* rows and columns of the register tile */
     void (*softmax[2])(int64_t n, int64_t length, const float *x, float *y); /* naive, simd */
     void (*softmax_rows)(int64_t rows, int64_t n, const float *x, float *y, float *e, bool past);

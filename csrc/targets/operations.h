@@ -4,6 +4,7 @@
 
 #include "../gelu.c"
 #include "../matmul.c"
+#include "../matvec.c"
 #include "../softmax.c"
 #include "../layer_norm.c"
 #include "../cross_entropy.c"
@@ -27,6 +28,8 @@ const struct table ML_TABLE = {
     .matmul_pack_b = matmul_pack_b,
     .matmul_tiles = matmul_tiles,
     .matmul_finish = matmul_finish,
+    .matvec = matvec,
+    .vecmat = vecmat,
     .MR = MR,
     .NR = NR,
     .softmax = {softmax_naive, softmax_simd},

@@ -1,6 +1,6 @@
 """One token more through a whole GPT in one call.   C side: csrc/decode.c"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -11,12 +11,10 @@ from minillm.kernels.gelu import gelu
 from minillm.kernels.kernel import Kernel, rungs
 from minillm.kernels.layer_norm import layer_norm
 
-MATRICES = (2, 4, 8, 10)  # of the twelve arrays of a block, those that are packed
-
 
 @dataclass(eq=False)
 class Decoder:
-    """The weights of a GPT as decode takes them, packed when first used; they must not change.
+    """The weights of a GPT as decode takes them, for one text at a time.
 
     blocks: for each the weight and the bias (or None) of ln_1, c_attn, c_proj, ln_2, c_fc and the
     second c_proj; last: the weight and bias of ln_f, and the head (V, C).
@@ -25,35 +23,7 @@ class Decoder:
     blocks: list[tuple[np.ndarray | None, ...]]
     last: tuple[np.ndarray | None, ...]
     n_head: int
-    packed: dict[str, tuple] = field(default_factory=dict)  # by target: (pointers, what they need)
-    bound: tuple = (None, None)  # the list of caches last used, and the pointers into it
-
-    def caches(self, caches: list) -> object:
-        """float *const * to the keys and values of each block."""
-        if self.bound[0] is not caches:
-            keep = [_cffi.target(a) for cache in caches for a in cache]
-            self.bound = caches, (_cffi.ffi.new("float *[]", keep), keep)
-        return self.bound[1][0]
-
-    def weights(self) -> object:
-        """const float *const * to all the weights, the matrices packed for the active target."""
-        target = _cffi.target_name()
-        if target not in self.packed:
-            keep = [
-                _pack(w) if i in MATRICES else _cffi.source(w)
-                for block in (*self.blocks, self.last)
-                for i, w in enumerate(block)
-            ]
-            self.packed[target] = _cffi.ffi.new("float *[]", keep), keep
-        return self.packed[target][0]
-
-
-def _pack(weight: np.ndarray) -> object:
-    N, K = weight.shape
-    packed = np.empty(_cffi.lib.ml_packed_size(N, K), np.float32)
-    pointer = _cffi.target(packed)
-    _cffi.lib.ml_pack(N, K, _cffi.source(weight), pointer)
-    return pointer
+    bound: "_Bound | None" = None
 
 
 def specification(
@@ -101,8 +71,6 @@ def _check(x, decoder, caches, length) -> None:
             f"{len(caches)}"
         )
     (B, C), H = x.shape, decoder.n_head
-    if decoder.bound[0] is caches:  # these were looked at before: all have one shape
-        caches = caches[:1]
     for cache in caches:
         for a in cache:
             if a.shape[:2] != (B, H) or a.shape[3] * H != C or not length < a.shape[2]:
@@ -112,18 +80,39 @@ def _check(x, decoder, caches, length) -> None:
                 )
 
 
+class _Bound:
+    """What every call with these caches needs, made once: it would cost as much as the work."""
+
+    def __init__(self, decoder: Decoder, caches: list, shape: tuple[int, int], threads: int):
+        (B, C), H, (V, _) = shape, decoder.blocks[0][8].shape[0], decoder.last[2].shape
+        self.caches, self.threads, self.size = caches, threads, caches[0][0].shape[2]
+        self.x, self.logits = np.empty(shape, np.float32), np.empty((B, V), np.float32)
+        work = np.empty(_cffi.lib.ml_decode_work(B, C, H, self.size, threads), np.float32)
+        weights = [_cffi.source(w) for block in (*decoder.blocks, decoder.last) for w in block]
+        pairs = [_cffi.target(a) for cache in caches for a in cache]
+        self.keep = weights, pairs  # a float *[] does not
+        self.sizes = len(caches), B, C, H, V, decoder.n_head, self.size
+        self.pointers = (
+            *(_cffi.ffi.new("float *[]", each) for each in self.keep),
+            *map(_cffi.target, (self.x, self.logits, work)),
+        )
+
+    def fits(self, x: np.ndarray, caches: list, length: int, threads: int) -> bool:
+        known = self.caches is caches and self.x.shape == x.shape
+        return known and length < self.size and threads <= self.threads
+
+
 def _compiled(threads, x, decoder, caches, length, eps=1e-5):
-    _check(x, decoder, caches, length)
-    (B, C), H, (V, _) = x.shape, decoder.blocks[0][8].shape[0], decoder.last[2].shape
-    size, n = caches[0][0].shape[2], threads()
-    x, logits = np.array(x, np.float32, order="C"), np.empty((B, V), np.float32)
-    work = np.empty(_cffi.lib.ml_decode_work(B, C, H, size, n), np.float32)
-    _cffi.lib.ml_decode(
-        len(caches), B, C, H, V, decoder.n_head, size, length, eps, decoder.weights(),
-        decoder.caches(caches),
-        _cffi.target(x), _cffi.target(logits), _cffi.target(work), n,
-    )  # fmt: skip
-    return logits
+    bound, n = decoder.bound, threads()
+    if bound is None or not bound.fits(x, caches, length, n):
+        _check(x, decoder, caches, length)
+        bound = decoder.bound = _Bound(decoder, caches, x.shape, n)
+    bound.x[...] = x
+    _cffi.lib.ml_decode(*bound.sizes, length, eps, *bound.pointers, n)
+    return bound.logits.copy()
+
+
+MATRICES = (2, 4, 8, 10)  # of the twelve arrays of a block
 
 
 def _weights(decoder) -> list[np.ndarray]:

@@ -120,12 +120,15 @@ class GPT(nn.Module):
         size = self.config.block_size
         decoder, caches, training = self.decoder(), [], self.training
         wte, wpe = self.wte.weight.data, self.wpe.weight.data
+        if len(ids) == 1:  # no token before it, so it costs one position as well
+            shape = 2, 1, self.config.n_head, size, wte.shape[1] // self.config.n_head
+            caches = [tuple(np.empty(shape, wte.dtype)) for _ in self.h]
         self.eval()
         try:
             for _ in range(n_tokens):
                 if caches and len(ids) <= size:
-                    x = wte.take(ids[-1:], 0) + wpe[len(ids) - 1]  # (1, C)
-                    logits = kernels.decode(x, decoder, caches, len(ids) - 1)
+                    x = wte[ids[-1]] + wpe[len(ids) - 1]  # (C,)
+                    logits = kernels.decode(x[None], decoder, caches, len(ids) - 1)
                 else:
                     logits, caches = self._prefill(np.array([ids[-size:]]))
                 ids.append(choose(logits[0], temperature, top_k, top_p, rng))

@@ -42,7 +42,42 @@ def test_decode_gives_the_logits_of_a_whole_forward(decode, config, threads, mon
         np.testing.assert_array_equal(x, before)
 
 
-def test_decode_after_a_change_of_target_packs_again(target):
+@pytest.mark.parametrize("config", SHAPES)
+def test_decode_gives_the_same_bits_at_any_number_of_threads(target, config, monkeypatch):
+    """On one Decoder, whose buffers must grow with the threads; 5 share the cores of a laptop."""
+    gpt, rng = model(config), np.random.default_rng(0)
+    decoder, x = gpt.decoder(), rng.standard_normal((2, config.n_embd)).astype(np.float32)
+    shape = (2, 2, config.n_head, config.block_size, config.n_embd // config.n_head)
+    start = [rng.standard_normal(shape).astype(np.float32) for _ in gpt.h]
+    results = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("minillm.kernels.threads._threads", threads)
+        monkeypatch.setattr("minillm.kernels.threads._alone_until", 0.0)
+        caches = [tuple(pair) for pair in np.array(start)]
+        results.append((kernels.decode(x, decoder, caches, 3), np.array(caches)))
+    for logits, caches in results[1:]:
+        np.testing.assert_array_equal(logits, results[0][0])
+        np.testing.assert_array_equal(caches, results[0][1])
+
+
+def test_decode_of_two_texts_in_turn_keeps_them_apart(decode):
+    gpt = model(SHAPES[1])
+    decoder, xs = gpt.decoder(), np.random.default_rng(0).standard_normal((4, 1, 36))
+
+    def caches():
+        return [tuple(np.zeros((2, 1, 4, 9, 9), np.float32)) for _ in gpt.h]
+
+    def logits(which, t):
+        return decode(xs[2 * which + t].astype(np.float32), decoder, texts[which], t)
+
+    texts = caches(), caches()
+    in_turn = [logits(which, t) for t in range(2) for which in range(2)]
+    texts = caches(), caches()
+    alone = [logits(which, t) for which in range(2) for t in range(2)]
+    np.testing.assert_array_equal(in_turn, [alone[0], alone[2], alone[1], alone[3]])
+
+
+def test_decode_follows_a_change_of_target(target):
     gpt = model(SHAPES[1])
     decoder, x = gpt.decoder(), np.ones((1, 36), np.float32)
     results = []

@@ -202,6 +202,16 @@ def test_generate_costs_one_position_a_token_within_the_context(trained, monkeyp
     assert fed == [3, 1, 1, 1, 1, 1, 8, 8]
 
 
+def test_generate_from_one_token_needs_no_forward_within_the_context(trained, monkeypatch):
+    def forward(*args, **kwargs):
+        raise AssertionError("a whole forward")
+
+    monkeypatch.setattr(GPT, "forward", forward)
+    assert len(trained.generate(np.array([1]), 8)) == 9
+    with pytest.raises(AssertionError, match="a whole forward"):
+        trained.generate(np.array([1]), 9)
+
+
 def test_generate_keeps_the_prompts_axes(trained):
     prompt = ids_of(TINY, 1, 3)
     flat = trained.generate(prompt[0], 4, rng=np.random.default_rng(0))

@@ -54,6 +54,13 @@ def test_weights_start_as_in_gpt2():
     np.testing.assert_array_equal(nn.LayerNorm(4).weight.data, np.ones(4))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (65, 128), (0, 4)])
+def test_weights_begin_at_a_cache_line(shape):
+    weights = [nn.Embedding(*shape).weight.data for _ in range(20)]
+    assert all(w.shape == shape and w.flags.carray for w in weights)
+    assert not any(w.ctypes.data % 64 for w in weights if w.size)
+
+
 def test_weights_are_decided_by_the_rng():
     a, b, c = (nn.Linear(3, 4, rng=np.random.default_rng(s)).weight.data for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
