@@ -3,15 +3,14 @@
    forward, 10 T S D backward, about half when causal. Specification: minillm/kernels/attention.py
    Source: Dao 2022, arXiv:2205.14135, the recomputation of the scores from one number per row.
 
-   Forward works on a block of at most QUERIES rows of q at a time: their scores against every key
-   they may see fit in the cache (64 rows x 1,024 keys are 256 KB). It keeps lse, the log of each
-   row's softmax sum, from which backward computes the same probabilities again.
+   The keys are packed once. Then a block of at most QUERIES rows of q at a time: their scores
+   against every key they may see fit in the cache (56 rows x 1,024 keys are 229 KB). Forward keeps
+   lse, the log of each row's softmax sum, from which backward computes the same probabilities
+   again.
 
    With a causal mask, half of a block's last square of scores is computed for nothing. Short
-   sequences are cut in two for that reason; smaller blocks would pay more for packing k than they
-   save (T = 64: 10.8 us with blocks of 64, 8.1 with 32, 9.9 with 16). */
+   sequences are cut in two for that reason. */
 
-enum { QUERIES = 64 };
 INLINE int64_t queries(int64_t T) { return T >= 2 * QUERIES ? QUERIES : (T + 1) / 2; }
 
 /* Keys that query t sees: all S of them, or with a causal mask those up to its own position. */
@@ -19,47 +18,56 @@ INLINE int64_t visible(bool causal, int64_t t, int64_t S) { return causal ? min(
 
 LOCAL void attention(int64_t T, int64_t S, int64_t D, float scale, bool causal, struct matrix q,
                      struct matrix k, struct matrix v, float *o, int64_t o_row, float *lse,
-                     float *p, float *scratch) {
-    const struct matrix k_transposed = {k.data, 1, k.row};
-    for (int64_t t0 = 0, step = queries(T); t0 < T; t0 += step) {
+                     float *work, float *scratch) {
+    const int64_t row = padded(S), step = queries(T);
+    float *p = work, *packed_k = work + QUERIES * row;
+    matmul_pack_b(D, visible(causal, T - 1, S), (struct matrix){k.data, 1, k.row}, packed_k);
+    for (int64_t t0 = 0; t0 < T; t0 += step) {
         const int64_t rows = min(step, T - t0), keys = visible(causal, t0 + rows - 1, S);
-        const struct matrix qt = {q.data + t0 * q.row, q.row, 1}, pt = {p, keys, 1};
-        matmul_simd(rows, keys, D, qt, k_transposed, (struct result){.c = p, .row = keys}, scratch);
+        matmul_tiles(rows, tile_height(rows, MR), keys, D, block(q, t0, 0),
+                     matmul_panels(D, packed_k), (struct result){.c = p, .row = row}, false,
+                     scratch);
         float one_over_sum[QUERIES];
         for (int64_t i = 0; i < rows; ++i) {
-            float *row = p + i * keys;
+            float *pi = p + i * row;
             const int64_t length = visible(causal, t0 + i, S);
-            const float m = scale * row_max(length, row);
-            const float sum = row_exp(length, row, scale, m, row);
+            const float m = scale * row_max(length, pi);
+            const float sum = row_exp(length, pi, scale, m, pi);
             one_over_sum[i] = sum == 0 ? 0 : 1 / sum; /* no keys: o is 0 */
             lse[t0 + i] = m + logf(sum);
-            for (int64_t j = length; j < keys; ++j) row[j] = 0;
+            for (int64_t j = length; j < keys; j += LANES) store_upto(pi + j, keys - j, splat(0));
         }
-        matmul_simd(rows, D, keys, pt, v, (struct result){.c = o + t0 * o_row, .row = o_row},
-                    scratch);
+        matmul_simd(rows, D, keys, (struct matrix){p, row, 1}, v,
+                    (struct result){.c = o + t0 * o_row, .row = o_row}, scratch);
         for (int64_t i = 0; i < rows; ++i) row_scale(D, one_over_sum[i], o + (t0 + i) * o_row);
     }
 }
 
 /* With p the probabilities and dp = do v^T:  ds = p (dp - rowsum(do o)),
      dq = scale ds k,   dk = scale ds^T q,   dv = p^T do.
-   dk and dv gather over the blocks of queries, in order; `p` and `dp` hold QUERIES x S floats each.
- */
+   dk and dv gather over the blocks of queries, from the last, which sees the most keys, to the
+   first. */
 LOCAL void attention_vjp(int64_t T, int64_t S, int64_t D, float scale, bool causal, struct matrix q,
                          struct matrix k, struct matrix v, struct matrix o, struct matrix grad,
                          const float *lse, float *dq, int64_t dq_row, float *dk, int64_t dk_row,
-                         float *dv, int64_t dv_row, float *p, float *dp, float *scratch) {
-    const struct matrix k_transposed = {k.data, 1, k.row}, v_transposed = {v.data, 1, v.row};
-    int64_t seen = 0; /* rows of dk and dv that hold a sum already */
-    for (int64_t t0 = 0, step = queries(T); t0 < T; t0 += step) {
+                         float *dv, int64_t dv_row, float *work, float *scratch) {
+    const int64_t row = padded(S), step = queries(T), all = visible(causal, T - 1, S);
+    float *p = work, *dp = p + QUERIES * row, *packed_k = dp + QUERIES * row;
+    float *packed_v = packed_k + D * row;
+    matmul_pack_b(D, all, (struct matrix){k.data, 1, k.row}, packed_k);
+    matmul_pack_b(D, all, (struct matrix){v.data, 1, v.row}, packed_v);
+    for (int64_t j = T > 0 ? all : 0; j < S; ++j) /* keys that no query sees */
+        for (int64_t d = 0; d < D; ++d) dk[j * dk_row + d] = dv[j * dv_row + d] = 0;
+    for (int64_t t0 = T > 0 ? (T - 1) / step * step : -1; t0 >= 0; t0 -= step) {
         const int64_t rows = min(step, T - t0), keys = visible(causal, t0 + rows - 1, S);
-        const struct matrix qt = {q.data + t0 * q.row, q.row, 1};
-        const struct matrix gt = {grad.data + t0 * grad.row, grad.row, 1};
-        matmul_simd(rows, keys, D, qt, k_transposed, (struct result){.c = p, .row = keys}, scratch);
-        matmul_simd(rows, keys, D, gt, v_transposed, (struct result){.c = dp, .row = keys},
-                    scratch);
+        const int64_t height = tile_height(rows, MR);
+        const struct matrix qt = block(q, t0, 0), gt = block(grad, t0, 0);
+        matmul_tiles(rows, height, keys, D, qt, matmul_panels(D, packed_k),
+                     (struct result){.c = p, .row = row}, false, scratch);
+        matmul_tiles(rows, height, keys, D, gt, matmul_panels(D, packed_v),
+                     (struct result){.c = dp, .row = row}, false, scratch);
         for (int64_t i = 0; i < rows; ++i) {
-            float *pi = p + i * keys, *di = dp + i * keys;
+            float *pi = p + i * row, *di = dp + i * row;
             const int64_t length = visible(causal, t0 + i, S);
             vec dot = splat(0);
             for (int64_t j = 0; j < D; j += LANES)
@@ -72,20 +80,19 @@ LOCAL void attention_vjp(int64_t T, int64_t S, int64_t D, float scale, bool caus
                 store_upto(pi + j, n, pj);
                 store_upto(di + j, n, splat(scale) * pj * (load_upto(di + j, n, 0) - delta));
             }
-            for (int64_t j = length; j < keys; ++j) pi[j] = di[j] = 0;
+            for (int64_t j = length; j < keys; j += LANES) {
+                store_upto(pi + j, keys - j, splat(0));
+                store_upto(di + j, keys - j, splat(0));
+            }
         }
-        const struct matrix ds = {dp, keys, 1}, ds_transposed = {dp, 1, keys},
-                            p_transposed = {p, 1, keys};
-        matmul_simd(rows, D, keys, ds, k, (struct result){.c = dq + t0 * dq_row, .row = dq_row},
+        const bool more = t0 + rows < T; /* dk and dv hold a sum already */
+        matmul_simd(rows, D, keys, (struct matrix){dp, row, 1}, k,
+                    (struct result){.c = dq + t0 * dq_row, .row = dq_row}, scratch);
+        matmul_simd(keys, D, rows, (struct matrix){dp, 1, row}, qt,
+                    (struct result){dk, dk_row, more ? dk : NULL, dk_row, NULL, NULL, false},
                     scratch);
-        for (int64_t j = seen; j < keys; ++j)
-            for (int64_t d = 0; d < D; ++d) dk[j * dk_row + d] = dv[j * dv_row + d] = 0;
-        seen = keys;
-        matmul_simd(keys, D, rows, ds_transposed, qt,
-                    (struct result){.c = dk, .row = dk_row, .add = dk, .add_row = dk_row}, scratch);
-        matmul_simd(keys, D, rows, p_transposed, gt,
-                    (struct result){.c = dv, .row = dv_row, .add = dv, .add_row = dv_row}, scratch);
+        matmul_simd(keys, D, rows, (struct matrix){p, 1, row}, gt,
+                    (struct result){dv, dv_row, more ? dv : NULL, dv_row, NULL, NULL, false},
+                    scratch);
     }
-    for (int64_t j = seen; j < S; ++j) /* keys that no query sees */
-        for (int64_t d = 0; d < D; ++d) dk[j * dk_row + d] = dv[j * dv_row + d] = 0;
 }

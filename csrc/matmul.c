@@ -84,14 +84,14 @@ LOCAL void matmul_tiled(int64_t M, int64_t N, int64_t K, struct matrix a, struct
 enum { MR = ML_MR, NR = 2 * LANES };
 
 INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
-                        const float *b, int64_t columns, const struct result *to) {
+                        const float *b, int64_t b_row, int64_t columns, const struct result *to) {
     vec acc[MR][2] = {0};
     for (int i = 0; i < rows && K >= 64; ++i) {
         __builtin_prefetch(to->c + i * to->row, 1);
         __builtin_prefetch(to->c + i * to->row + LANES, 1);
         if (to->add) __builtin_prefetch(to->add + i * to->add_row, 1);
     }
-    for (int64_t k = 0; k < K; ++k, a += a_col, b += NR) {
+    for (int64_t k = 0; k < K; ++k, a += a_col, b += b_row) {
         const vec b0 = load(b), b1 = load(b + LANES);
 #pragma GCC unroll 14
         for (int i = 0; i < rows; i += 2) { /* every other factor straight from memory */
@@ -121,12 +121,12 @@ INLINE void matmul_tile(const int rows, int64_t K, const float *a, int64_t a_row
 #define ROWS(n)                                                                                    \
     case n:                                                                                        \
         if (a_row == 1)                                                                            \
-            matmul_tile(n <= MR ? n : MR, K, a, 1, a_col, b, columns, to);                         \
+            matmul_tile(n <= MR ? n : MR, K, a, 1, a_col, b, b_row, columns, to);                  \
         else                                                                                       \
-            matmul_tile(n <= MR ? n : MR, K, a, a_row, 1, b, columns, to);                         \
+            matmul_tile(n <= MR ? n : MR, K, a, a_row, 1, b, b_row, columns, to);                  \
         break;
 LOCAL void matmul_rows(int64_t rows, int64_t K, const float *a, int64_t a_row, int64_t a_col,
-                       const float *b, int64_t columns, const struct result *to) {
+                       const float *b, int64_t b_row, int64_t columns, const struct result *to) {
     switch (rows) {
         ROWS(1)
         ROWS(2)
@@ -206,42 +206,50 @@ LOCAL void matmul_finish(int64_t rows, int64_t columns, struct result to, const 
     }
 }
 
-/* M rows of C, for K <= KC and the packed block of B, in tiles of `height` rows. `to` starts at the
-   block's first column; `packed_a`: TILES x WIDTH x KC floats. A is packed tile by tile, or,
-   where its rows are columns in memory, TILES at a time: their floats of one k stand together,
-   in cache lines that would be gone when the next tile came. */
+/* A packed block of B: panel j / NR starts at column j, its rows are NR apart. */
+LOCAL struct matrix matmul_panels(int64_t K, const float *packed) {
+    return (struct matrix){packed, NR, K};
+}
+
+/* M rows of C, for K <= KC, in tiles of `height` rows. `to` starts at the first of the columns; b
+   is packed, or stands as it is in whole panels; `packed_a`: TILES x WIDTH x KC floats. A is packed
+   tile by tile, or, where its rows are columns in memory, TILES at a time: their floats of one k
+   stand together, in cache lines that would be gone when the next tile came. */
 LOCAL void matmul_tiles(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
-                        const float *packed_b, struct result to, bool finish, float *packed_a) {
+                        struct matrix b, struct result to, bool finish, float *packed_a) {
     const bool transposed = a.row == 1;
     const bool pack = columns >= (transposed ? PACK_TRANSPOSED_A_FROM : PACK_A_FROM) * NR;
     const int64_t together = transposed ? TILES : 1;
-    for (int64_t i = 0; i < M; i += height) {
-        const int64_t rows = min(height, M - i), tile = i / height % together;
+    for (int64_t i = 0, tile = 0; i < M; i += height, tile = (tile + 1) % together) {
+        const int64_t rows = min(height, M - i);
         struct matrix at = block(a, i, 0);
         if (pack && tile == 0)
             matmul_pack_a(min(together * height, M - i), height, K, at, packed_a);
         if (pack) at = (struct matrix){packed_a + tile * WIDTH * K, 1, WIDTH};
         for (int64_t j = 0; j < columns; j += NR) {
             const struct result c = result_at(to, i, j);
-            matmul_rows(rows, K, at.data, at.row, at.col, packed_b + j * K, min(NR, columns - j),
-                        &c);
+            matmul_rows(rows, K, at.data, at.row, at.col, b.data + j * b.col, b.row,
+                        min(NR, columns - j), &c);
         }
         if (finish) matmul_finish(rows, columns, result_at(to, i, 0), NULL);
     }
 }
 
-/* C = A B, finished as `to` says, on one thread. `scratch`: MATMUL_SCRATCH floats, aligned to 64
-   bytes. */
+/* C = A B, finished as `to` says, on one thread. B is packed unless its panels are whole and meet
+   few rows only. `scratch`: MATMUL_SCRATCH floats, aligned to 64 bytes. */
 LOCAL void matmul_simd(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                        struct result to, float *scratch) {
     const int64_t slices = slices_of(K), blocks = blocks_of(N, K);
+    const bool in_place = b.col == 1 && N % NR == 0 && M <= IN_PLACE_ROWS;
     for (int64_t slice = 0; slice < slices; ++slice, to.add = to.c, to.add_row = to.row) {
         const int64_t k = part(K, slices, slice), kc = part(K, slices, slice + 1) - k;
         for (int64_t i = 0; i < blocks; ++i) {
             const int64_t j = block_start(N, blocks, NR, i);
             const int64_t columns = block_start(N, blocks, NR, i + 1) - j;
-            matmul_pack_b(kc, columns, block(b, k, j), scratch);
-            matmul_tiles(M, tile_height(M, MR), columns, kc, block(a, 0, k), scratch,
+            struct matrix bj = block(b, k, j);
+            if (!in_place) matmul_pack_b(kc, columns, bj, scratch);
+            if (!in_place) bj = matmul_panels(kc, scratch);
+            matmul_tiles(M, tile_height(M, MR), columns, kc, block(a, 0, k), bj,
                          result_at(to, 0, j), slice == slices - 1, scratch + KC * NC);
         }
     }

@@ -44,6 +44,7 @@ static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i /
 enum { KC = 384, NC = 512, WIDTH_MAX = 16, NR_MAX = 32, TILES = 8 };
 enum { MATMUL_SCRATCH = KC * NC + TILES * KC * WIDTH_MAX }; /* of B, of A */
 enum { PACK_A_FROM = 4, PACK_TRANSPOSED_A_FROM = 3 };       /* panels that use a tile of A */
+enum { IN_PLACE_ROWS = 64 };
 
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -66,6 +67,11 @@ static inline int64_t tile_height(int64_t M, int64_t MR) {
 enum { LONG_ROW = 1 << 17 };
 _Static_assert((int)LONG_ROW <= (int)MATMUL_SCRATCH, "ml_scratch holds a row's exponentials");
 
+/* Attention works on blocks of queries; `work`: so many floats for scores and packed keys. */
+enum { QUERIES = 56 };
+static inline int64_t padded(int64_t S) { return ceil_div(S, NR_MAX) * NR_MAX; }
+static inline int64_t attention_work(int64_t S, int64_t D) { return 2 * (QUERIES + D) * padded(S); }
+
 typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                          float *c, int64_t c_row);
 
@@ -76,7 +82,7 @@ struct table {
                         struct result to, float *scratch);
     void (*matmul_pack_b)(int64_t K, int64_t N, struct matrix b, float *packed);
     void (*matmul_tiles)(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
-                         const float *packed_b, struct result to, bool finish, float *packed_a);
+                         struct matrix b, struct result to, bool finish, float *packed_a);
     void (*matmul_finish)(int64_t rows, int64_t columns, struct result to, const float *more);
     void (*matvec)(int64_t N, int64_t K, const float *W, const float *x, const float *bias,
                    const float *add, float *y);
@@ -96,11 +102,11 @@ struct table {
                               float g, float *dx);
     void (*attention)(int64_t T, int64_t S, int64_t D, float scale, bool causal, struct matrix q,
                       struct matrix k, struct matrix v, float *o, int64_t o_row, float *lse,
-                      float *p, float *scratch);
+                      float *work, float *scratch);
     void (*attention_vjp)(int64_t T, int64_t S, int64_t D, float scale, bool causal,
                           struct matrix q, struct matrix k, struct matrix v, struct matrix o,
                           struct matrix grad, const float *lse, float *dq, int64_t dq_row,
-                          float *dk, int64_t dk_row, float *dv, int64_t dv_row, float *p, float *dp,
+                          float *dk, int64_t dk_row, float *dv, int64_t dv_row, float *work,
                           float *scratch);
     void (*embedding_vjp)(int64_t tokens, int64_t columns, const int64_t *ids, const float *dy,
                           int64_t row, float *dweight);

@@ -114,9 +114,9 @@ static void matmul_by_blocks(int64_t M, int64_t N, int64_t K, struct matrix a, s
             float *packed = ml_scratch();
             if (me.packed != b_at) t->matmul_pack_b(kc, columns, block(b, k, j), packed);
             me.packed = b_at;
-            t->matmul_tiles(end - i, height, columns, kc, block(a, i, k), packed,
-                            result_at(half ? other : to, i, j), !more && step == steps - 1,
-                            packed + KC * NC);
+            t->matmul_tiles(end - i, height, columns, kc, block(a, i, k),
+                            (struct matrix){packed, t->NR, kc}, result_at(half ? other : to, i, j),
+                            !more && step == steps - 1, packed + KC * NC);
         }
     }
     if (more) {
@@ -247,14 +247,15 @@ void ml_attention(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float s
     const struct table *t = ml_active();
     const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6, *os = strides + 9;
     if (B * H * T * S * D < SMALL_PRODUCT / 4) threads = 1;
-    float *scores = malloc((size_t)threads * (size_t)(64 * S + 16) * sizeof *scores);
+    const int64_t size = attention_work(S, D);
+    float *work = malloc((size_t)(threads * size) * sizeof *work);
     EACH_TASK(i, B * H) {
         const int64_t b = i / H, h = i % H;
-        float *p = scores + thread * (64 * S + 16);
         t->attention(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
-                     head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T, p, ml_scratch());
+                     head(v, vs, b, h), o + head_at(os, b, h), os[2], lse + i * T,
+                     work + thread * size, ml_scratch());
     }
-    free(scores);
+    free(work);
 }
 
 void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, float scale,
@@ -265,16 +266,16 @@ void ml_attention_vjp(int64_t B, int64_t H, int64_t T, int64_t S, int64_t D, flo
     const int64_t *qs = strides, *ks = strides + 3, *vs = strides + 6, *os = strides + 9,
                   *gs = strides + 12, *dqs = strides + 15, *dks = strides + 18, *dvs = strides + 21;
     if (B * H * T * S * D < SMALL_PRODUCT / 4) threads = 1;
-    float *scores = malloc((size_t)threads * 2 * (size_t)(64 * S + 16) * sizeof *scores);
+    const int64_t size = attention_work(S, D);
+    float *work = malloc((size_t)(threads * size) * sizeof *work);
     EACH_TASK(i, B * H) {
         const int64_t b = i / H, h = i % H;
-        float *p = scores + thread * 2 * (64 * S + 16), *dp = p + 64 * S + 16;
         t->attention_vjp(T, S, D, scale, causal, head(q, qs, b, h), head(k, ks, b, h),
                          head(v, vs, b, h), head(o, os, b, h), head(grad, gs, b, h), lse + i * T,
                          dq + head_at(dqs, b, h), dqs[2], dk + head_at(dks, b, h), dks[2],
-                         dv + head_at(dvs, b, h), dvs[2], p, dp, ml_scratch());
+                         dv + head_at(dvs, b, h), dvs[2], work + thread * size, ml_scratch());
     }
-    free(scores);
+    free(work);
 }
 
 void ml_cross_entropy(int64_t rows, int64_t n, const float *x, const int64_t *targets,
