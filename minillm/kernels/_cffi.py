@@ -75,7 +75,7 @@ def source(a: np.ndarray | None) -> object:
     """A const float * to the elements of a in C order, copied first unless they stand so."""
     if a is None:
         return NULL
-    if not is_float32(a):
+    if a.dtype is not FLOAT32 and a.dtype != FLOAT32:
         raise TypeError(f"expected native float32, got {a.dtype.str}")
     if not a.flags.carray:  # strided, misaligned or merely read-only
         a = np.require(a, requirements="CA")
@@ -104,14 +104,11 @@ def targets_of(arrays: Sequence[np.ndarray]) -> list:
     return [target(a) for a in arrays]
 
 
-def strided(a: np.ndarray) -> tuple[object, tuple[int, ...]]:
-    """(pointer to the first element, strides in elements); the caller keeps a alive meanwhile."""
+def strided(a: np.ndarray) -> tuple[object, list[int]]:
+    """(pointer to the first element, strides in elements)."""
     if not is_float32(a) or not a.flags.aligned:
         raise TypeError(f"expected aligned native float32, got {a.dtype.str}")
-    strides = tuple(s // 4 for s in a.strides)
-    if a.flags.carray:
-        return ffi.from_buffer(FLOATS, a), strides
-    return ffi.cast("float *", a.__array_interface__["data"][0]), strides
+    return ffi.from_buffer(FLOATS, a[(slice(1),) * a.ndim]), [s // 4 for s in a.strides]
 
 
 def default_threads() -> int:

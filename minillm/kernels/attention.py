@@ -84,11 +84,10 @@ def _rows(a: np.ndarray) -> np.ndarray:
     return a if a.strides[-1] == a.itemsize and a.flags.aligned else np.require(a, None, "CA")
 
 
-def _arguments(*arrays: np.ndarray) -> tuple[list, object]:
+def _arguments(*arrays: np.ndarray) -> tuple[list, list[int]]:
     """(pointers, all their (batch, head, row) strides in elements)."""
     pairs = [_cffi.strided(a) for a in arrays]
-    strides = [s for _, a_strides in pairs for s in a_strides[:3]]
-    return [pointer for pointer, _ in pairs], _cffi.ffi.new("int64_t[]", strides)
+    return [pointer for pointer, _ in pairs], [s for _, strides in pairs for s in strides[:3]]
 
 
 def heads_last(B: int, H: int, T: int, D: int) -> np.ndarray:
