@@ -322,9 +322,11 @@ class Gradients:
         self.ours: set[Node | Tensor] = set()
         self.waiting: list[tuple[int, Node]] = []  # a heap
 
-    def add(self, to: Node | Tensor, g: np.ndarray, dy: np.ndarray) -> None:
-        fresh = g is not dy and isinstance(g, np.ndarray) and g.base is None
+    def add(self, to: Node | Tensor, g: np.ndarray | Callable, dy: np.ndarray) -> None:
         before = self.arrived.get(to)
+        if callable(g):
+            g = g()
+        fresh = isinstance(g, np.ndarray) and g.flags.writeable and not np.may_share_memory(g, dy)
         if before is None:
             self.arrived[to] = g
             if fresh:
@@ -362,7 +364,7 @@ def _step_back(gradients: Gradients, retain_graph: bool) -> None:
     start = time.perf_counter() if observers else 0.0
     for to, g in zip(node.inputs, node.vjp(dy), strict=False):
         if to is not None and g is not None:
-            gradients.add(to, g() if callable(g) else g, dy)
+            gradients.add(to, g, dy)
     if observers:
         _tell(node.name, "backward", start)
     if not retain_graph:

@@ -224,7 +224,7 @@ def feed_forward(x, fc, fc_bias, proj, proj_bias, residual=None, approximate: st
     its slope in the same way.
     """
     _check_linear("feed_forward", x, fc, fc_bias)
-    slope = np.empty((*x.shape[:-1], fc.shape[0]), np.result_type(x, fc))
+    slope = kernels.empty((*x.shape[:-1], fc.shape[0]), np.result_type(x, fc))
     h = _times(x, fc, fc_bias, trans_b=True, slope=slope, approximate=approximate)
     _check_linear("feed_forward", h, proj, proj_bias)
 
@@ -620,7 +620,7 @@ def self_attention(qkv, n_head: int, is_causal: bool = False):
     o, lse = kernels.attention(q, k, v, is_causal, 1 / scalar_sqrt(D))
 
     def vjp(dy):
-        dqkv = np.empty(qkv.shape, dy.dtype)
+        dqkv = kernels.empty(qkv.shape, dy.dtype)
         do = dy.reshape(B, T, n_head, D).transpose(0, 2, 1, 3)
         kernels.attention_vjp(
             q, k, v, o, do, lse, is_causal, 1 / scalar_sqrt(D), into=tuple(heads(dqkv))

@@ -290,6 +290,34 @@ def test_gradients_share_memory_with_nothing(f):
     np.testing.assert_array_equal(c, np.ones(z.shape))
 
 
+def test_gradients_that_nobody_else_holds_are_added_to_in_place():
+    """Also where they are views; dy, its views and what is read-only are not written to."""
+    given, stays = [], []
+
+    @autograd.op
+    def twice(x, of):
+        def vjp(dy):
+            g = of(dy)
+            given.append(g)
+            stays.append(np.copy(g))
+            return g, None
+
+        return 1 * x, vjp
+
+    def fresh(dy):
+        return np.concatenate([dy, dy])[1:3]
+
+    for of, written in [(fresh, True), (lambda dy: dy[:], False), (np.atleast_1d, False)]:
+        given.clear(), stays.clear()
+        x = leaf(1.0, 2.0)
+        (twice(x, of) + twice(x, of)).backward(np.ones(2))
+        np.testing.assert_array_equal(x.grad, stays[0] + stays[1])
+        assert (x.grad is given[0]) == written, of
+    x = leaf(1.0, 2.0)
+    (twice(x, lambda dy: np.broadcast_to(dy.sum(), 2)) + x).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad, [3, 3])
+
+
 @pytest.mark.parametrize(
     "value", [np.float32(2), np.ones(3, np.float32), np.ones((0, 2), np.float32)]
 )

@@ -86,13 +86,12 @@ def _rows(a: np.ndarray) -> np.ndarray:
 
 def _arguments(*arrays: np.ndarray) -> tuple[list, list[int]]:
     """(pointers, all their (batch, head, row) strides in elements)."""
-    pairs = [_cffi.strided(a) for a in arrays]
-    return [pointer for pointer, _ in pairs], [s for _, strides in pairs for s in strides[:3]]
+    return [_cffi.first(a) for a in arrays], [s // 4 for a in arrays for s in a.strides[:3]]
 
 
 def heads_last(B: int, H: int, T: int, D: int) -> np.ndarray:
     """An empty (B, H, T, D) whose memory is (B, T, H, D): heads join to (B, T, H·D) for free."""
-    return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
+    return _cffi.output((B, T, H, D))[0].transpose(0, 2, 1, 3)
 
 
 def _compiled(threads, q, k, v, causal, scale):
