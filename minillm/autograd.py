@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import wraps
 from heapq import heappop, heappush
 from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 
@@ -275,8 +276,8 @@ def op(forward: Callable) -> Callable:
     """Make a function on arrays, which returns (value, vjp), a differentiable one on Tensors.
 
     vjp(dy) returns a gradient for each positional argument in turn (None where there is none): a
-    fresh array, dy itself, a view of dy, or a function without arguments that computes the gradient
-    and is only called if someone needs it. Tensors and arrays may be mixed.
+    fresh array, dy itself, a view of dy, a function without arguments that computes the gradient
+    and is only called if someone needs it, or a Sparse. Tensors and arrays may be mixed.
     """
     name = forward.__name__.strip("_")
     signature = inspect.signature(forward)
@@ -309,6 +310,12 @@ def _tell(name: str, phase: str, start: float) -> None:
         observe(name, phase, seconds, start)
 
 
+class Sparse(NamedTuple):
+    """A gradient of few entries: add_to(g) adds them to g, in place; add_to(None) is them alone."""
+
+    add_to: Callable[[np.ndarray | None], np.ndarray]
+
+
 class Gradients:
     """The gradients that have arrived so far, by Node or leaf Tensor, and the Nodes waiting for
     their turn: the newest first, as all its users are newer, so that its sum is complete.
@@ -322,9 +329,14 @@ class Gradients:
         self.ours: set[Node | Tensor] = set()
         self.waiting: list[tuple[int, Node]] = []  # a heap
 
-    def add(self, to: Node | Tensor, g: np.ndarray | Callable, dy: np.ndarray) -> None:
+    def add(self, to: Node | Tensor, g: np.ndarray | Callable | Sparse, dy: np.ndarray) -> None:
         before = self.arrived.get(to)
-        if callable(g):
+        if isinstance(g, Sparse):
+            if to in self.ours and before.dtype == dy.dtype:
+                g.add_to(before)
+                return
+            g = g.add_to(None)
+        elif callable(g):
             g = g()
         fresh = isinstance(g, np.ndarray) and g.flags.writeable and not np.may_share_memory(g, dy)
         if before is None:

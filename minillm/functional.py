@@ -14,7 +14,7 @@ from math import sqrt as scalar_sqrt
 import numpy as np
 
 from minillm import kernels
-from minillm.autograd import Tensor, op
+from minillm.autograd import Sparse, Tensor, op
 
 
 def _unbroadcast(g: np.ndarray, like: object) -> np.ndarray | None:
@@ -470,7 +470,7 @@ def embedding(ids, weight):
     V = weight.shape[0]
     if ids.size and (ids.min() < 0 or ids.max() >= V):
         raise ValueError(f"embedding: ids must be in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
-    return weight[ids], lambda dy: (None, lambda: kernels.embedding_vjp(dy, ids, V))
+    return weight[ids], lambda dy: (None, Sparse(lambda dw: kernels.embedding_vjp(dy, ids, V, dw)))
 
 
 # Normalisation.

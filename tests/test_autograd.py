@@ -318,6 +318,18 @@ def test_gradients_that_nobody_else_holds_are_added_to_in_place():
     np.testing.assert_array_equal(x.grad, [3, 3])
 
 
+def test_sparse_gradient_is_added_to_what_has_arrived():
+    weight = ml.Tensor(np.ones((3, 2)), requires_grad=True)
+    rows = F.embedding(np.array([2, 2, 0]), weight)
+    (rows * 5 + F.embedding(np.array([1, 2, 2]), weight) @ np.eye(2)).backward(np.ones((3, 2)))
+    np.testing.assert_array_equal(weight.grad, [[5, 5], [1, 1], [12, 12]])
+    x = ml.Tensor(np.ones((2, 2)), requires_grad=True)
+    dy = np.ones((2, 2))
+    (x + F.embedding(np.array([1, 1]), x)).backward(dy)  # dy arrives at x, and is not ours
+    np.testing.assert_array_equal(x.grad, [[1, 1], [3, 3]])
+    np.testing.assert_array_equal(dy, np.ones((2, 2)))
+
+
 @pytest.mark.parametrize(
     "value", [np.float32(2), np.ones(3, np.float32), np.ones((0, 2), np.float32)]
 )
