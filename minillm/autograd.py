@@ -320,8 +320,8 @@ class Gradients:
     """The gradients that have arrived so far, by Node or leaf Tensor, and the Nodes waiting for
     their turn: the newest first, as all its users are newer, so that its sum is complete.
 
-    A gradient that nobody else can hold is added to in place; one that is dy itself or a view (the
-    two gradients of an addition are one array) is copied before it is written.
+    A gradient that nobody else can hold is added to in place; one that shares memory with dy (the
+    two gradients of an addition are one array) or is read-only is copied before it is written.
     """
 
     def __init__(self) -> None:

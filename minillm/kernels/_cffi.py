@@ -77,7 +77,7 @@ def source(a: np.ndarray | None) -> object:
     """A const float * to the elements of a in C order, copied first unless they stand so."""
     if a is None:
         return NULL
-    if a.dtype is not FLOAT32 and a.dtype != FLOAT32:
+    if not is_float32(a):
         raise TypeError(f"expected native float32, got {a.dtype.str}")
     if not a.flags.carray:  # strided, misaligned or merely read-only
         a = np.require(a, requirements="CA")
