@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from heapq import heappop, heappush
 from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,7 +70,7 @@ class Node:
 
     __slots__ = ("inputs", "name", "order", "vjp")
 
-    def __init__(self, name: str, vjp: Callable, inputs: tuple["Node | Tensor | None", ...]):
+    def __init__(self, name: str, vjp: Callable, inputs: "list[Node | Tensor | None]"):
         self.name, self.vjp, self.inputs, self.order = name, vjp, inputs, next(_count)
 
 
@@ -114,8 +116,8 @@ class Tensor:
             )
         gradients = Gradients()
         gradients.add(self.node or self, dy, dy)
-        for node in _reachable(self.node):
-            _step_back(node, gradients, retain_graph)
+        while gradients.waiting:
+            _step_back(gradients, retain_graph)
         gradients.store()
 
     @property
@@ -274,8 +276,8 @@ def op(forward: Callable) -> Callable:
     """Make a function on arrays, which returns (value, vjp), a differentiable one on Tensors.
 
     vjp(dy) returns a gradient for each positional argument in turn (None where there is none): a
-    fresh array, dy itself, a view of dy, or a function without arguments that computes the gradient
-    and is only called if someone needs it. Tensors and arrays may be mixed.
+    fresh array, dy itself, a view of dy, a function without arguments that computes the gradient
+    and is only called if someone needs it, or a Sparse. Tensors and arrays may be mixed.
     """
     name = forward.__name__.strip("_")
     signature = inspect.signature(forward)
@@ -287,16 +289,15 @@ def op(forward: Callable) -> Callable:
             bound.apply_defaults()
             args, kwargs = bound.args, bound.kwargs
         start = time.perf_counter() if observers else 0.0
-        arrays = [a.data if isinstance(a, Tensor) else a for a in args]
-        value, vjp = forward(*arrays, **kwargs)
+        value, vjp = forward(*[a.data if isinstance(a, Tensor) else a for a in args], **kwargs)
         if observers:
             _tell(name, "forward", start)
         result = Tensor(value)
         if grad_enabled():
-            inputs = tuple(
+            inputs = [
                 (a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in args
-            )
-            if any(i is not None for i in inputs):
+            ]
+            if inputs.count(None) < len(inputs):
                 result.requires_grad, result.node = True, Node(name, vjp, inputs)
         return result
 
@@ -309,74 +310,74 @@ def _tell(name: str, phase: str, start: float) -> None:
         observe(name, phase, seconds, start)
 
 
-class Gradients:
-    """The gradients that have arrived so far, by Node or leaf Tensor.
+class Sparse(NamedTuple):
+    """A gradient of few entries: add_to(g) adds them to g, in place; add_to(None) is them alone."""
 
-    A gradient that nobody else can hold is added to in place; one that is dy itself or a view (the
-    two gradients of an addition are one array) is copied before it is written.
+    add_to: Callable[[np.ndarray | None], np.ndarray]
+
+
+class Gradients:
+    """The gradients that have arrived so far, by Node or leaf Tensor, and the Nodes waiting for
+    their turn: the newest first, as all its users are newer, so that its sum is complete.
+
+    A gradient that nobody else can hold is added to in place; one that shares memory with dy (the
+    two gradients of an addition are one array) or is read-only is copied before it is written.
     """
 
     def __init__(self) -> None:
-        self.arrived: dict[int, np.ndarray] = {}
-        self.ours: set[int] = set()
-        self.leaves: dict[int, Tensor] = {}
+        self.arrived: dict[Node | Tensor, np.ndarray] = {}
+        self.ours: set[Node | Tensor] = set()
+        self.waiting: list[tuple[int, Node]] = []  # a heap
 
-    def add(self, to: "Node | Tensor", g: np.ndarray, dy: np.ndarray) -> None:
-        key = id(to)
-        fresh = g is not dy and isinstance(g, np.ndarray) and g.base is None
-        if isinstance(to, Tensor):
-            self.leaves[key] = to
-        if key not in self.arrived:
-            self.arrived[key] = g
+    def add(self, to: Node | Tensor, g: np.ndarray | Callable | Sparse, dy: np.ndarray) -> None:
+        before = self.arrived.get(to)
+        if isinstance(g, Sparse):
+            if to in self.ours and before.dtype == dy.dtype:
+                g.add_to(before)
+                return
+            g = g.add_to(None)
+        elif callable(g):
+            g = g()
+        fresh = isinstance(g, np.ndarray) and g.flags.writeable and not np.may_share_memory(g, dy)
+        if before is None:
+            self.arrived[to] = g
             if fresh:
-                self.ours.add(key)
-            return
-        before = self.arrived[key]
-        if key in self.ours and before.dtype == g.dtype:
-            self.arrived[key] += g
-            return
-        reuse = fresh and before.dtype == g.dtype
-        self.arrived[key] = np.add(before, g, out=g) if reuse else before + g
-        self.ours.add(key)
+                self.ours.add(to)
+            if isinstance(to, Node):
+                heappush(self.waiting, (-to.order, to))
+        elif to in self.ours and before.dtype == g.dtype:
+            self.arrived[to] += g
+        else:
+            reuse = fresh and before.dtype == g.dtype
+            self.arrived[to] = np.add(before, g, out=g) if reuse else before + g
+            self.ours.add(to)
 
-    def take(self, node: Node) -> np.ndarray:
-        return self.arrived.pop(id(node))
+    def take(self) -> tuple[Node, np.ndarray]:
+        _, node = heappop(self.waiting)
+        return node, self.arrived.pop(node)
 
     def store(self) -> None:
         """Add each leaf's gradient to its .grad, in the leaf's own dtype."""
-        for key, leaf in self.leaves.items():
-            g = self.arrived[key]
+        for leaf, g in self.arrived.items():  # all nodes are taken
             if leaf.grad is not None:
                 leaf.grad = np.asarray(leaf.grad + g, leaf.dtype)
             else:  # np.asarray: arithmetic on 0-d arrays gives scalars
-                leaf.grad = np.asarray(g).astype(leaf.dtype, copy=key not in self.ours)
+                leaf.grad = np.asarray(g).astype(leaf.dtype, copy=leaf not in self.ours)
 
 
-def _reachable(root: Node | None) -> list[Node]:
-    """Every Node below root, users before inputs; iterative, for graphs of any depth."""
-    seen = {root} if root else set()
-    stack = list(seen)
-    while stack:
-        for node in stack.pop().inputs:
-            if isinstance(node, Node) and node not in seen:
-                seen.add(node)
-                stack.append(node)
-    return sorted(seen, key=lambda node: -node.order)
-
-
-def _step_back(node: Node, gradients: Gradients, retain_graph: bool) -> None:
-    """Give each input of node its share of node's gradient, then free what node saved."""
+def _step_back(gradients: Gradients, retain_graph: bool) -> None:
+    """Give each input of the newest node its share of the gradient, then free what it saved."""
+    node, dy = gradients.take()
     if node.vjp is None:
         raise RuntimeError(
             f"backward: the graph was freed at {node.name} by an earlier backward(); "
             "that one needs retain_graph=True"
         )
-    dy = gradients.take(node)
     start = time.perf_counter() if observers else 0.0
     for to, g in zip(node.inputs, node.vjp(dy), strict=False):
         if to is not None and g is not None:
-            gradients.add(to, g() if callable(g) else g, dy)
+            gradients.add(to, g, dy)
     if observers:
         _tell(node.name, "backward", start)
     if not retain_graph:
-        node.vjp, node.inputs = None, ()
+        node.vjp, node.inputs = None, []

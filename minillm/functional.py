@@ -14,7 +14,8 @@ from math import sqrt as scalar_sqrt
 import numpy as np
 
 from minillm import kernels
-from minillm.autograd import Tensor, op
+from minillm.autograd import Sparse, Tensor, op
+from minillm.kernels.kernel import check_indices
 
 
 def _unbroadcast(g: np.ndarray, like: object) -> np.ndarray | None:
@@ -224,7 +225,7 @@ def feed_forward(x, fc, fc_bias, proj, proj_bias, residual=None, approximate: st
     its slope in the same way.
     """
     _check_linear("feed_forward", x, fc, fc_bias)
-    slope = np.empty((*x.shape[:-1], fc.shape[0]), np.result_type(x, fc))
+    slope = kernels.empty((*x.shape[:-1], fc.shape[0]), np.result_type(x, fc))
     h = _times(x, fc, fc_bias, trans_b=True, slope=slope, approximate=approximate)
     _check_linear("feed_forward", h, proj, proj_bias)
 
@@ -468,9 +469,8 @@ def embedding(ids, weight):
     """Row ids[i] of weight for each i.   ids: (…) integers, weight: (V, C) → (…, C)."""
     ids = _integers("embedding: ids", ids)
     V = weight.shape[0]
-    if ids.size and (ids.min() < 0 or ids.max() >= V):
-        raise ValueError(f"embedding: ids must be in 0 … {V - 1}, got {ids.min()} … {ids.max()}")
-    return weight[ids], lambda dy: (None, lambda: kernels.embedding_vjp(dy, ids, V))
+    check_indices("embedding: ids", ids, V)
+    return weight[ids], lambda dy: (None, Sparse(lambda dw: kernels.embedding_vjp(dy, ids, V, dw)))
 
 
 # Normalisation.
@@ -506,26 +506,24 @@ def _log_softmax(x):
     return y, lambda dy: (dy - np.exp(y) * dy.sum(-1, keepdims=True),)
 
 
-@op
 def layer_norm(x, normalized_shape, weight=None, bias=None, eps: float = 1e-5):
     """(x - mean) / √(var + eps) · weight + bias over the last axes, those of normalized_shape."""
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if x.shape[x.ndim - len(shape) :] != shape:
         raise ValueError(f"layer_norm: input {x.shape} does not end in {shape}")
+    if len(shape) == 1:
+        return _layer_norm(x, weight, bias, eps)
     for name, w in (("weight", weight), ("bias", bias)):
         if w is not None and w.shape != shape:
             raise ValueError(f"layer_norm: {name} must have shape {shape}, got {w.shape}")
-    rows = x if len(shape) == 1 else x.reshape(-1, prod(shape))
-    flat = [None if w is None else w.reshape(-1) for w in (weight, bias)]
-    y, mean, rstd = kernels.layer_norm(rows, *flat, eps)
+    flat = [None if w is None else reshape(w, -1) for w in (weight, bias)]
+    return reshape(_layer_norm(reshape(x, (-1, prod(shape))), *flat, eps), x.shape)
 
-    def vjp(dy):
-        dy = dy if rows is x else dy.reshape(rows.shape)
-        dx, dw, db = kernels.layer_norm_vjp(dy, rows, flat[0], mean, rstd)
-        dx = dx if rows is x else dx.reshape(x.shape)
-        return dx, None, dw.reshape(shape), db.reshape(shape)
 
-    return (y if rows is x else y.reshape(x.shape)), vjp
+@op
+def _layer_norm(x, weight, bias, eps):
+    y, mean, rstd = kernels.layer_norm(x, weight, bias, eps)
+    return y, lambda dy: kernels.layer_norm_vjp(dy, x, weight, mean, rstd)
 
 
 # Attention.
@@ -620,7 +618,7 @@ def self_attention(qkv, n_head: int, is_causal: bool = False):
     o, lse = kernels.attention(q, k, v, is_causal, 1 / scalar_sqrt(D))
 
     def vjp(dy):
-        dqkv = np.empty(qkv.shape, dy.dtype)
+        dqkv = kernels.empty(qkv.shape, dy.dtype)
         do = dy.reshape(B, T, n_head, D).transpose(0, 2, 1, 3)
         kernels.attention_vjp(
             q, k, v, o, do, lse, is_causal, 1 / scalar_sqrt(D), into=tuple(heads(dqkv))
@@ -652,16 +650,14 @@ def _integers(what: str, a: object) -> np.ndarray:
     return a
 
 
-def _targets(name: str, targets: object, scores, ignore_index: int) -> np.ndarray:
-    """The class indices as an array, checked against scores: (…, V)."""
-    targets, V = _integers(f"{name}: targets", targets), scores.shape[-1]
+def _targets(name: str, targets: object, scores) -> np.ndarray:
+    """The class indices as an array, its shape checked against scores: (…, V)."""
+    targets = _integers(f"{name}: targets", targets)
     if targets.shape != scores.shape[:-1]:
         raise ValueError(
             f"{name}: scores {scores.shape} need targets of shape {scores.shape[:-1]}, "
             f"got {targets.shape}"
         )
-    if not np.all((0 <= targets) & (targets < V) | (targets == ignore_index)):
-        raise ValueError(f"{name}: targets must be in 0 … {V - 1} or {ignore_index}")
     return targets
 
 
@@ -674,7 +670,7 @@ def cross_entropy(
     ignore_index (NaN if all are), "sum", or "none": (N,).
     Raises: ValueError for a target outside 0 … V - 1.
     """
-    targets = _targets("cross_entropy", targets, logits, ignore_index)
+    targets = _targets("cross_entropy", targets, logits)
     return _cross_entropy(logits, targets, ignore_index, reduction, label_smoothing)
 
 
@@ -703,7 +699,8 @@ def _cross_entropy(logits, targets, ignore_index, reduction, label_smoothing):
 
 def nll_loss(log_probs, targets, ignore_index: int = -100, reduction: str = "mean"):
     """-log_probs[i, targets[i]].   log_probs: (N, V), targets: (N,)."""
-    targets = _targets("nll_loss", targets, log_probs, ignore_index)
+    targets = _targets("nll_loss", targets, log_probs)
+    check_indices("nll_loss: targets", targets, log_probs.shape[-1], ignore_index)
     keep = targets != ignore_index
     picked = gather(log_probs, 1, np.where(keep, targets, 0)[:, None])
     loss = where(keep, -reshape(picked, targets.shape), np.zeros((), picked.dtype))

@@ -290,6 +290,46 @@ def test_gradients_share_memory_with_nothing(f):
     np.testing.assert_array_equal(c, np.ones(z.shape))
 
 
+def test_gradients_that_nobody_else_holds_are_added_to_in_place():
+    """Also where they are views; dy, its views and what is read-only are not written to."""
+    given, stays = [], []
+
+    @autograd.op
+    def twice(x, of):
+        def vjp(dy):
+            g = of(dy)
+            given.append(g)
+            stays.append(np.copy(g))
+            return g, None
+
+        return 1 * x, vjp
+
+    def fresh(dy):
+        return np.concatenate([dy, dy])[1:3]
+
+    for of, written in [(fresh, True), (lambda dy: dy[:], False), (np.atleast_1d, False)]:
+        given.clear(), stays.clear()
+        x = leaf(1.0, 2.0)
+        (twice(x, of) + twice(x, of)).backward(np.ones(2))
+        np.testing.assert_array_equal(x.grad, stays[0] + stays[1])
+        assert (x.grad is given[0]) == written, of
+    x = leaf(1.0, 2.0)
+    (twice(x, lambda dy: np.broadcast_to(dy.sum(), 2)) + x).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad, [3, 3])
+
+
+def test_sparse_gradient_is_added_to_what_has_arrived():
+    weight = ml.Tensor(np.ones((3, 2)), requires_grad=True)
+    rows = F.embedding(np.array([2, 2, 0]), weight)
+    (rows * 5 + F.embedding(np.array([1, 2, 2]), weight) @ np.eye(2)).backward(np.ones((3, 2)))
+    np.testing.assert_array_equal(weight.grad, [[5, 5], [1, 1], [12, 12]])
+    x = ml.Tensor(np.ones((2, 2)), requires_grad=True)
+    dy = np.ones((2, 2))
+    (x + F.embedding(np.array([1, 1]), x)).backward(dy)  # dy arrives at x, and is not ours
+    np.testing.assert_array_equal(x.grad, [[1, 1], [3, 3]])
+    np.testing.assert_array_equal(dy, np.ones((2, 2)))
+
+
 @pytest.mark.parametrize(
     "value", [np.float32(2), np.ones(3, np.float32), np.ones((0, 2), np.float32)]
 )

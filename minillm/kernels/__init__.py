@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from minillm.errors import KernelError
 from minillm.kernels import _cffi
-from minillm.kernels._cffi import keep_memory
+from minillm.kernels._cffi import empty, keep_memory
 from minillm.kernels.attention import attention, attention_vjp
 from minillm.kernels.cross_entropy import cross_entropy, cross_entropy_vjp
 from minillm.kernels.decode import Decoder, decode
@@ -38,8 +38,8 @@ ALL: dict[str, Kernel] = {
 }  # fmt: skip
 
 __all__ = [
-    *ALL, "ALL", "Decoder", "Kernel", "available", "erf", "get_num_threads", "info", "keep_memory",
-    "observers", "set_num_threads", "set_target", "use", "using",
+    *ALL, "ALL", "Decoder", "Kernel", "available", "empty", "erf", "get_num_threads", "info",
+    "keep_memory", "observers", "set_num_threads", "set_target", "use", "using",
 ]  # fmt: skip
 
 

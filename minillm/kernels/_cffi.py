@@ -6,6 +6,7 @@ cffi's from_buffer keeps the array alive for as long as the pointer lives, and c
 
 import os
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -26,6 +27,7 @@ REMEDY = (
 FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 NULL = ffi.NULL if ffi else None
 FLOATS = ffi.typeof("float[]") if ffi else None
+BYTE = ffi.typeof("uint8_t") if ffi else None
 
 
 def keep_memory() -> None:
@@ -87,11 +89,32 @@ def ids(a: np.ndarray) -> object:
     return ffi.from_buffer("int64_t[]", np.require(a, INT64, "CA"))
 
 
+def is_target(a: np.ndarray) -> bool:
+    """Whether a kernel can write to a as it is."""
+    return is_float32(a) and a.flags.carray
+
+
 def target(a: np.ndarray) -> object:
     """A float * for the kernel to write through."""
-    if not is_float32(a) or not a.flags.carray:
+    if not is_target(a):
         raise TypeError("expected a writeable, contiguous, native float32 array to write to")
     return ffi.from_buffer(FLOATS, a)
+
+
+def output(shape: tuple[int, ...]) -> tuple[np.ndarray, object]:
+    """(a new array, the float * to write it through), aligned to cache lines.
+
+    A vector of 64 bytes that lies across two of them would cost two loads or stores each time.
+    """
+    memory = np.empty(prod(shape) + 16, FLOAT32)
+    pointer = ffi.from_buffer(FLOATS, memory)
+    skip = -int(ffi.cast(BYTE, pointer)) % 64  # from the low byte of the address to the next line
+    return np.ndarray(shape, FLOAT32, memory, skip), pointer + skip // 4
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """np.empty, aligned like an `output` where kernels are to write it."""
+    return output(shape)[0] if lib and dtype == FLOAT32 else np.empty(shape, dtype)
 
 
 def sources_of(arrays: Sequence[np.ndarray]) -> list:
@@ -104,14 +127,11 @@ def targets_of(arrays: Sequence[np.ndarray]) -> list:
     return [target(a) for a in arrays]
 
 
-def strided(a: np.ndarray) -> tuple[object, tuple[int, ...]]:
-    """(pointer to the first element, strides in elements); the caller keeps a alive meanwhile."""
+def first(a: np.ndarray) -> object:
+    """A float * to the first element of a, whose strides may be any."""
     if not is_float32(a) or not a.flags.aligned:
         raise TypeError(f"expected aligned native float32, got {a.dtype.str}")
-    strides = tuple(s // 4 for s in a.strides)
-    if a.flags.carray:
-        return ffi.from_buffer(FLOATS, a), strides
-    return ffi.cast("float *", a.__array_interface__["data"][0]), strides
+    return ffi.from_buffer(FLOATS, a[(slice(1),) * a.ndim])
 
 
 def default_threads() -> int:

@@ -84,16 +84,14 @@ def _rows(a: np.ndarray) -> np.ndarray:
     return a if a.strides[-1] == a.itemsize and a.flags.aligned else np.require(a, None, "CA")
 
 
-def _arguments(*arrays: np.ndarray) -> tuple[list, object]:
+def _arguments(*arrays: np.ndarray) -> tuple[list, list[int]]:
     """(pointers, all their (batch, head, row) strides in elements)."""
-    pairs = [_cffi.strided(a) for a in arrays]
-    strides = [s for _, a_strides in pairs for s in a_strides[:3]]
-    return [pointer for pointer, _ in pairs], _cffi.ffi.new("int64_t[]", strides)
+    return [_cffi.first(a) for a in arrays], [s // 4 for a in arrays for s in a.strides[:3]]
 
 
 def heads_last(B: int, H: int, T: int, D: int) -> np.ndarray:
     """An empty (B, H, T, D) whose memory is (B, T, H, D): heads join to (B, T, H·D) for free."""
-    return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
+    return _cffi.output((B, T, H, D))[0].transpose(0, 2, 1, 3)
 
 
 def _compiled(threads, q, k, v, causal, scale):

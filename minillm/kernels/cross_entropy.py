@@ -64,10 +64,10 @@ def _compiled(threads, x, targets, ignored=-100, smoothing=0.0):
 def _compiled_vjp(threads, x, lse, g, targets, ignored=-100, smoothing=0.0):
     _check("cross_entropy_vjp", x, targets, ignored, lse, g)
     rows, n = x.shape
-    dx = np.empty((rows, n), np.float32)
+    dx, dx_to = _cffi.output((rows, n))
     _cffi.lib.ml_cross_entropy_vjp(
         rows, n, _cffi.source(x), _cffi.ids(targets), ignored, smoothing,
-        _cffi.source(lse), _cffi.source(g), _cffi.target(dx), threads(),
+        _cffi.source(lse), _cffi.source(g), dx_to, threads(),
     )  # fmt: skip
     return dx
 

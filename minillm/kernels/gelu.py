@@ -79,24 +79,15 @@ def _check_vjp(slope, dy) -> None:
 
 def _compiled(threads, x, approximate="none"):
     check_approximate(approximate)
-    y, slope = np.empty(x.shape, np.float32), np.empty(x.shape, np.float32)
-    _cffi.lib.ml_gelu(
-        x.size,
-        _cffi.source(x),
-        _cffi.target(y),
-        _cffi.target(slope),
-        approximate == "tanh",
-        threads(),
-    )
+    (y, y_to), (slope, slope_to) = _cffi.output(x.shape), _cffi.output(x.shape)
+    _cffi.lib.ml_gelu(x.size, _cffi.source(x), y_to, slope_to, approximate == "tanh", threads())
     return y, slope
 
 
 def _compiled_vjp(threads, slope, dy):
     _check_vjp(slope, dy)
-    dx = np.empty(slope.shape, np.float32)
-    _cffi.lib.ml_gelu_vjp(
-        dx.size, _cffi.source(slope), _cffi.source(dy), _cffi.target(dx), threads()
-    )
+    dx, dx_to = _cffi.output(slope.shape)
+    _cffi.lib.ml_gelu_vjp(dx.size, _cffi.source(slope), _cffi.source(dy), dx_to, threads())
     return dx
 
 

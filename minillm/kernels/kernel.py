@@ -5,7 +5,7 @@ cost in FLOP and bytes, and which implementation runs now.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -57,16 +57,11 @@ class Kernel:
         if kwargs and len(args) < self.floats:  # an array by keyword
             bound = signature(self.specification).bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
-        run, arrays = self.run, args[: self.floats]
-        for a in self._in_lists(arrays) if self.lists else arrays:
-            if a is None:
-                continue
-            if type(a) is not np.ndarray and not self.lists:
-                return self(*map(_as_float_array, arrays), *args[self.floats :], **kwargs)
-            if not _cffi.is_float32(a):
-                if a.dtype.kind != "f":
-                    raise TypeError(f"{self.name}: expected float arrays, got {a.dtype}")
-                run = self.specification
+        run = self.run
+        for a in self._arrays(args):
+            if a is not None and (type(a) is not np.ndarray or a.dtype is not _cffi.FLOAT32):
+                run, args = self._look_closer(args)
+                break
         if not observers:
             return run(*args, **kwargs)
         start = time.perf_counter()
@@ -76,8 +71,21 @@ class Kernel:
             observe(self, args, kwargs, seconds)
         return result
 
-    def _in_lists(self, lists: tuple) -> list[np.ndarray]:
-        """All their arrays; nothing is converted, as it may be there to be written to."""
+    def _look_closer(self, args: tuple) -> tuple[Callable, tuple]:
+        """What runs for other arguments than arrays of float32, and with what."""
+        if not self.lists:  # a list is never converted, as it may be there to be written to
+            args = (*map(_as_float_array, args[: self.floats]), *args[self.floats :])
+        others = [a.dtype for a in self._arrays(args) if a is not None and not _cffi.is_float32(a)]
+        for dtype in others:
+            if dtype.kind != "f":
+                raise TypeError(f"{self.name}: expected float arrays, got {dtype}")
+        return self.specification if others else self.run, args
+
+    def _arrays(self, args: tuple) -> Sequence[np.ndarray | None]:
+        """The arguments that are to be float arrays, or what is in them if they are lists."""
+        lists = args[: self.floats]
+        if not self.lists:
+            return lists
         for each in lists:
             if not isinstance(each, (list, tuple)):
                 raise TypeError(f"{self.name}: expected lists of arrays, got {type(each).__name__}")
@@ -89,8 +97,8 @@ class Kernel:
 
 
 def _as_float_array(a: object) -> np.ndarray | None:
-    if a is None:
-        return None
+    if a is None or type(a) is np.ndarray:
+        return a
     a = np.asarray(a)
     return a if a.dtype.kind == "f" else a.astype(np.float64)
 

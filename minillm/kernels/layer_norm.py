@@ -36,14 +36,14 @@ def _check(x, weight, bias) -> None:
 
 def _compiled(threads, x, weight, bias, eps=1e-5):
     _check(x, weight, bias)
-    n, y = x.shape[-1], np.empty(x.shape, np.float32)
+    n, (y, y_to) = x.shape[-1], _cffi.output(x.shape)
     mean, rstd = np.empty(x.shape[:-1], np.float32), np.empty(x.shape[:-1], np.float32)
     if n == 0:
         mean[...] = rstd[...] = np.nan  # of nothing
     elif x.size:
         _cffi.lib.ml_layer_norm(
             x.size // n, n, _cffi.source(x), _cffi.source(weight), _cffi.source(bias), eps,
-            _cffi.target(y), _cffi.target(mean), _cffi.target(rstd), threads(),
+            y_to, _cffi.target(mean), _cffi.target(rstd), threads(),
         )  # fmt: skip
     return y, mean, rstd
 
@@ -75,11 +75,11 @@ def _compiled_vjp(threads, dy, x, weight, mean, rstd):
     _check_vjp(dy, x, weight, mean, rstd)
     n = x.shape[-1]
     rows = x.size // n if x.size else 0
-    dx = np.empty(x.shape, np.float32)
+    dx, dx_to = _cffi.output(x.shape)
     dweight, dbias = np.zeros((2, _cffi.lib.ml_layer_norm_chunks(rows), n), np.float32)
     _cffi.lib.ml_layer_norm_vjp(
         rows, n, _cffi.source(x), _cffi.source(weight), _cffi.source(mean), _cffi.source(rstd),
-        _cffi.source(dy), _cffi.target(dx), _cffi.target(dweight), _cffi.target(dbias), threads(),
+        _cffi.source(dy), dx_to, _cffi.target(dweight), _cffi.target(dbias), threads(),
     )  # fmt: skip
     return dx, dweight[0], dbias[0]
 

@@ -92,8 +92,7 @@ def _operand(a: np.ndarray, transposed: bool) -> tuple[np.ndarray, object, int, 
         a = np.ascontiguousarray(a)
     elif not a.flags.aligned:
         a = a.copy(order="K")
-    pointer, strides = _cffi.strided(a)
-    row, col = strides[-2:]
+    pointer, row, col = _cffi.first(a), a.strides[-2] // 4, a.strides[-1] // 4
     if col != 1 and a.shape[-2] <= 1:  # a stride that is never taken may be anything: say 1
         row, col = (1, col) if row != 1 else (row, col)
     return (a, pointer, col, row) if transposed else (a, pointer, row, col)
@@ -115,14 +114,10 @@ def _compiled(
 ):  # fmt: skip
     lead, M, N, K = _shapes(a, b, trans_a, trans_b, out)
     shape = (*lead, M, N)
-    c = out
-    if (
-        out is None
-        or not out.flags.carray
-        or not _cffi.is_float32(out)
-        or _overlap(out, a, b, add, times, slope)
-    ):
-        c = np.empty(shape, np.float32)
+    if out is None or not _cffi.is_target(out) or _overlap(out, a, b, add, times, slope):
+        c, c_to = _cffi.output(shape)
+    else:
+        c, c_to = out, _cffi.target(out)
     if b.ndim == 2 and a.ndim > 2 and not trans_a and a.flags.c_contiguous:
         M = prod(a.shape[:-1])
         a, lead = a.reshape(M, K), ()  # one tall product
@@ -141,7 +136,7 @@ def _compiled(
             left = add, times, slope, approximate, gelu
     _cffi.lib.ml_matmul(
         rung, prod(lead), M, N, K, a_pointer, a_at, a_row, a_col, b_pointer, b_at, b_row, b_col,
-        _cffi.target(c), *finish, threads() if parallel else 1,
+        c_to, *finish, threads() if parallel else 1,
     )  # fmt: skip
     if left:
         c = _finish(c, *left)

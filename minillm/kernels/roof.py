@@ -43,10 +43,10 @@ def copy(x: np.ndarray, y: np.ndarray, passes: int = 1) -> None:
 
 def _rows(x: np.ndarray) -> tuple[object, int]:
     """(pointer to the first row, elements from a row to the next)."""
-    pointer, (row, column) = _cffi.strided(x)
-    if column != 1:
+    pointer, (row, column) = _cffi.first(x), x.strides
+    if column != x.itemsize:
         raise ValueError(f"expected rows of adjacent elements, got the strides {x.strides}")
-    return pointer, row
+    return pointer, row // x.itemsize
 
 
 def _check(threads: int) -> None:

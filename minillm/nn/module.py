@@ -39,18 +39,16 @@ class Module:
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """("h.0.mlp.c_fc.weight", parameter), …, in the order of assignment; a shared one once."""
-        seen: set[int] = set()
-        for name, parameter in self._all_parameters(prefix):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield name, parameter
+        names: dict[Parameter, str] = {}
+        self._collect(prefix, names)
+        return ((name, parameter) for parameter, name in names.items())
 
-    def _all_parameters(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+    def _collect(self, prefix: str, names: dict[Parameter, str]) -> None:
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
-                yield prefix + name, value
+                names.setdefault(value, prefix + name)
             elif isinstance(value, Module):
-                yield from value._all_parameters(f"{prefix}{name}.")
+                value._collect(f"{prefix}{name}.", names)
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
@@ -101,9 +99,9 @@ class ModuleList(Module):
     def named_children(self) -> Iterator[tuple[str, Module]]:
         return ((str(i), module) for i, module in enumerate(self._list))
 
-    def _all_parameters(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+    def _collect(self, prefix: str, names: dict[Parameter, str]) -> None:
         for name, module in self.named_children():
-            yield from module._all_parameters(f"{prefix}{name}.")
+            module._collect(f"{prefix}{name}.", names)
 
     def append(self, module: Module) -> None:
         self._list.append(module)

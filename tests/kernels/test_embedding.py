@@ -46,3 +46,16 @@ def test_embedding_vjp_takes_any_integer_ids(embedding_vjp, dtype):
 def test_embedding_vjp_of_no_tokens_is_zero(embedding_vjp):
     got = embedding_vjp(np.empty((0, 5), np.float32), np.empty(0, np.int64), 3)
     np.testing.assert_array_equal(got, np.zeros((3, 5)))
+
+
+@pytest.mark.parametrize("layout", [np.copy, np.asfortranarray, np.float64])
+def test_embedding_vjp_adds_into_what_is_given(embedding_vjp, layout):
+    """Whatever its order and dtype, and where there is nothing to add."""
+    rng = np.random.default_rng(0)
+    dy, ids = rng.integers(-9, 9, (5, 70)).astype(np.float32), np.array([3, 0, 3, 3, 1])
+    into = layout(rng.integers(-9, 9, (6, 70)).astype(np.float32))
+    want = into + embedding_vjp(dy, ids, 6)
+    assert embedding_vjp(dy, ids, 6, into) is into
+    np.testing.assert_array_equal(into, want)
+    with pytest.raises(ValueError, match=r"into must be \(7, 70\), got \(6, 70\)"):
+        embedding_vjp(dy, ids, 7, into)

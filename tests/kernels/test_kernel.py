@@ -242,6 +242,16 @@ def test_kernel_never_reads_fresh_memory(choice):
     assert all(map(same_bits, first, again))
 
 
+@needs_c
+def test_arrays_for_results_start_at_a_cache_line():
+    for i in range(1, 40):
+        blocks = [kernels.empty((i, 3), dtype) for dtype in (np.float32, np.float64)]
+        assert blocks[0].ctypes.data % 64 == 0
+        assert blocks[0].flags.carray
+        assert [b.shape for b in blocks] == [(i, 3)] * 2
+        assert [b.dtype for b in blocks] == [np.float32, np.float64]
+
+
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if EXAMPLES[name].misfit])
 def test_kernel_refuses_arguments_that_do_not_fit(name):
     """An error, in Python, before C would read past an array."""
