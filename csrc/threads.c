@@ -86,15 +86,15 @@ int ml_count_threads(int threads) {
     return count;
 }
 
-/* One product, by blocks of columns and tiles of rows, and, where K is long, by its two halves: in
-   the gradient of a weight K counts the tokens, and each thread then finds its own half of them in
+/* One product, by blocks of columns and tiles of rows, or, in the gradient of a weight, by the two
+   halves of K: A is transposed, K counts the tokens, and each thread finds its own half of them in
    its cache. A thread packs the blocks of B that it needs for itself: that costs a few percent of
    the work, and waiting for another thread's copy would cost more. */
 static void matmul_by_blocks(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                              struct result to, int threads) {
     const struct table *t = ml_active();
     const int64_t slices = slices_of(K), blocks = blocks_of(N, K);
-    float *more = slices > 1 && slices % 2 == 0 && M * N <= LARGEST_HALF
+    float *more = a.row == 1 && slices % 2 == 0 && M * N <= LARGEST_HALF
                       ? malloc((size_t)(M * N) * sizeof *more)
                       : NULL;
     const int64_t halves = more ? 2 : 1, steps = slices / halves;
