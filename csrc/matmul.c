@@ -214,11 +214,13 @@ LOCAL struct matrix matmul_panels(int64_t K, const float *packed) {
 /* M rows of C, for K <= KC, in tiles of `height` rows. `to` starts at the first of the columns; b
    is packed, or stands as it is in whole panels; `packed_a`: TILES x WIDTH x KC floats. A is packed
    tile by tile, or, where its rows are columns in memory, TILES at a time: their floats of one k
-   stand together, in cache lines that would be gone when the next tile came. */
+   stand together, in cache lines that would be gone when the next tile came. Where they are few
+   they stand as if packed. */
 LOCAL void matmul_tiles(int64_t M, int64_t height, int64_t columns, int64_t K, struct matrix a,
                         struct matrix b, struct result to, bool finish, float *packed_a) {
     const bool transposed = a.row == 1;
-    const bool pack = columns >= (transposed ? PACK_TRANSPOSED_A_FROM : PACK_A_FROM) * NR;
+    const bool pack = transposed ? a.col > NARROW && columns >= PACK_TRANSPOSED_A_FROM * NR
+                                 : columns >= PACK_A_FROM * NR;
     const int64_t together = transposed ? TILES : 1;
     for (int64_t i = 0, tile = 0; i < M; i += height, tile = (tile + 1) % together) {
         const int64_t rows = min(height, M - i);

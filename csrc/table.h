@@ -44,7 +44,7 @@ static inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i /
 enum { KC = 384, NC = 512, WIDTH_MAX = 16, NR_MAX = 32, TILES = 8 };
 enum { MATMUL_SCRATCH = KC * NC + TILES * KC * WIDTH_MAX }; /* of B, of A */
 enum { PACK_A_FROM = 4, PACK_TRANSPOSED_A_FROM = 3 };       /* panels that use a tile of A */
-enum { IN_PLACE_ROWS = 64 };
+enum { NARROW = 32, IN_PLACE_ROWS = 64 }; /* as if packed; see matmul_tiles, _simd */
 
 static inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -67,10 +67,13 @@ static inline int64_t tile_height(int64_t M, int64_t MR) {
 enum { LONG_ROW = 1 << 17 };
 _Static_assert((int)LONG_ROW <= (int)MATMUL_SCRATCH, "ml_scratch holds a row's exponentials");
 
-/* Attention works on blocks of queries; `work`: so many floats for scores and packed keys. */
-enum { QUERIES = 56 };
-static inline int64_t padded(int64_t S) { return ceil_div(S, NR_MAX) * NR_MAX; }
-static inline int64_t attention_work(int64_t S, int64_t D) { return 2 * (QUERIES + D) * padded(S); }
+/* Attention works on blocks of queries; `work`: so many floats for scores and packed factors. */
+enum { QUERIES = NARROW };
+static inline int64_t padded(int64_t n) { return ceil_div(n, NR_MAX) * NR_MAX; }
+static inline int64_t packed_keys(int64_t S) { return 3 * S + WIDTH_MAX; } /* rows at most */
+static inline int64_t attention_work(int64_t S, int64_t D) {
+    return QUERIES * (2 * padded(S) + padded(D)) + S * padded(D) + 2 * packed_keys(S) * D;
+}
 
 typedef void matmul_rung(int64_t M, int64_t N, int64_t K, struct matrix a, struct matrix b,
                          float *c, int64_t c_row);

@@ -120,9 +120,11 @@ def test_attention_vjp_matches_float64(attention_vjp, arguments, seed):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("T", "S"), [(5, 400), (400, 5), (390, 386)])
-def test_attention_longer_than_a_block(attention, attention_vjp, T, S, causal):
-    q, k, v = random(1, 1, T, 9), random(1, 1, S, 9, seed=1), random(1, 1, S, 9, seed=2)
+@pytest.mark.parametrize(
+    ("T", "S", "D"), [(5, 400, 9), (400, 5, 9), (390, 386, 9), (40, 90, 130), (33, 6000, 100)]
+)
+def test_attention_longer_than_a_block(attention, attention_vjp, T, S, D, causal):
+    q, k, v = random(1, 1, T, D), random(1, 1, S, D, seed=1), random(1, 1, S, D, seed=2)
     assert_all_within(attention(q, k, v, causal, 0.3), forward(q, k, v, causal, 0.3))
     arguments = saved(q, k, v, causal, 0.3)
     assert_all_within(attention_vjp(*arguments), backward(*arguments))
