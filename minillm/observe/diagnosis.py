@@ -10,8 +10,6 @@ import dataclasses
 import sys
 from typing import Any
 
-from minillm.kernels.threads import PREEMPTIONS
-
 DEPENDENCIES = ("numpy", "cffi", "tqdm", "safetensors")
 EXTRAS = {  # package → (extra that installs it, what it is for)
     "matplotlib": ("plot", "draws loss.png after training"),
@@ -20,6 +18,7 @@ EXTRAS = {  # package → (extra that installs it, what it is for)
     "threadpoolctl": ("bench", "shows and limits the threads of NumPy's BLAS"),
 }
 BLAS_VARIABLES = {"mkl": "MKL_NUM_THREADS", "accelerate": "VECLIB_MAXIMUM_THREADS"}
+PREEMPTIONS = 90  # a second: 30 on a quiet machine, 180 beside one busy process
 STEADY = 0.9  # of the fastest: a median below is worth a note
 
 

@@ -176,7 +176,7 @@ def test_kernel_agrees_with_its_specification(choice):
 @pytest.fixture
 def all_threads(monkeypatch):
     """As many threads as asked for, also on a machine that is busy with something else."""
-    monkeypatch.setattr("minillm.kernels.threads.getrusage", None)
+    monkeypatch.setattr("minillm.kernels.threads.waited_for_cores", lambda: 0.0)
     monkeypatch.setattr("minillm.kernels.threads._alone_until", 0.0)
 
 
