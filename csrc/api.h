@@ -76,6 +76,8 @@ void ml_decode(int64_t layers, int64_t B, int64_t C, int64_t H, int64_t V, int64
                int64_t size, int64_t length, float eps, const float *const *weights,
                float *const *caches, float *x, float *logits, float *work, int threads);
 
+int64_t ml_draw(int64_t n, const float *x, double temperature, int64_t top_k, double u);
+
 /* The machine's roofs: thread i works on row i of n floats, `passes` times. sums: (threads). */
 int64_t ml_roof_fma(int64_t rounds, float x, float c, float *sums, int threads); /* FLOP done */
 void ml_roof_read(int64_t n, const float *x, int64_t row, int64_t passes, float *sums, int threads);

@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["threads.c", "decode.c", "roof_threads.c", "dispatch.c"] + [
+SOURCES = ["threads.c", "decode.c", "draw.c", "roof_threads.c", "dispatch.c"] + [
     f"targets/{name}.c" for name in ("baseline", "avx2", "avx512", "neon")
 ]
 FLAGS = ["-O3", "-std=gnu11", "-fno-math-errno", "-ffp-contract=fast", "-Wall", "-Wextra"]

@@ -109,6 +109,7 @@ ARGUMENTS: dict[str, Maker] = {
     "embedding_vjp": _embedding_vjp,
     "adamw": _adamw,
     "decode": _decode,
+    "draw": lambda w, rng: (_normal(rng, w.vocab_size), 1.0, 40, 1.0, 0.5),
     "sum_squares": lambda w, rng: (_gradients(w, rng),),
     "scale_all": lambda w, rng: (_gradients(w, rng), 1.0),
 }

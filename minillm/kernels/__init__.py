@@ -19,6 +19,7 @@ from minillm.kernels._cffi import empty, keep_memory
 from minillm.kernels.attention import attention, attention_vjp
 from minillm.kernels.cross_entropy import cross_entropy, cross_entropy_vjp
 from minillm.kernels.decode import Decoder, decode
+from minillm.kernels.draw import draw
 from minillm.kernels.embedding import embedding_vjp
 from minillm.kernels.gelu import erf, gelu, gelu_vjp
 from minillm.kernels.kernel import Kernel, observers
@@ -33,7 +34,7 @@ ALL: dict[str, Kernel] = {
     for kernel in (
         matmul, softmax, softmax_vjp, layer_norm, layer_norm_vjp, gelu, gelu_vjp, attention,
         attention_vjp, cross_entropy, cross_entropy_vjp, embedding_vjp, adamw, sum_squares,
-        scale_all, decode,
+        scale_all, decode, draw,
     )
 }  # fmt: skip
 

@@ -129,6 +129,7 @@ EXAMPLES = {
     "adamw": Example(adamw, (0, 2, 3), misfit=shorter),
     "sum_squares": Example(falling),
     "decode": Example(decode, misfit=replaced(2, lambda caches: caches[:1])),
+    "draw": Example(lambda r: (f32(r, 65), 0.8, 40, 1.0, r.random())),
     "scale_all": Example(lambda r: ([f32(r, 20000), f32(r, 3, 5)], 0.3), (0,)),
 }  # fmt: skip
 
@@ -169,7 +170,7 @@ def test_kernel_agrees_with_its_specification(choice):
     want = results(choice.kernel.specification, exact, example.writes)
     got = results(choice, args, example.writes)
     for g, w in zip(got, want, strict=True):
-        assert w.dtype == np.float64
+        assert w.dtype in (np.float64, np.int64)  # draw gives an index
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * np.abs(w).max(initial=0))
 
 
@@ -284,7 +285,7 @@ def test_kernel_other_floats_go_to_the_specification(name, dtype):
         got = results(kernel, args, example.writes)
         want = results(kernel.specification, args, example.writes)
     assert all(map(same_bits, got, want))
-    if name not in ("sum_squares", "decode"):  # a Python float; weights that stay float32
+    if name not in ("sum_squares", "decode", "draw"):  # a Python number; float32 weights
         assert {r.dtype for r in got} == {np.dtype(dtype)}
 
 
@@ -390,6 +391,7 @@ def test_available_lists_every_kernel_with_numpy_last():
     assert all(names[-1] == "numpy" for names in available.values())
     if COMPILED:
         assert available["matmul"] == ["naive", "reordered", "tiled", "simd", "parallel", "numpy"]
+        assert available.pop("draw") == ["simd", "numpy"]
         assert all(names[-2] == "parallel" for names in available.values())
 
 
