@@ -11,6 +11,11 @@
 #include "table.h"
 #include "api.h"
 
+#ifndef _OPENMP
+#pragma GCC diagnostic ignored "-Wunused-parameter" /* how many threads, */
+#pragma GCC diagnostic ignored "-Wunused-function"  /* and whether they pay */
+#endif
+
 /* Work too small to pay for waking a thread: FLOP of a product, floats touched by anything else.
    Measured on two cores: (64, 64, 64), 524,288 FLOP, takes 14 us with one thread and with two,
    393,216 FLOP 15 and 17; GELU of 8,192 floats 13.5 and 14.2 us, of 16,384 21 and 17. */
