@@ -30,10 +30,11 @@ void ml_softmax_vjp(int rung, int64_t rows, int64_t n, const float *y, const flo
 void ml_layer_norm(int64_t rows, int64_t n, const float *x, const float *weight, const float *bias,
                    float eps, float *y, float *mean, float *rstd, int threads);
 int64_t ml_layer_norm_chunks(int64_t rows);
-/* dweight and dbias: (chunks, n), zeroed; their first rows hold the results. */
+/* dx += add unless that is NULL. dweight and dbias: (chunks, n), zeroed; their first rows hold the
+   results. */
 void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *weight,
-                       const float *mean, const float *rstd, const float *dy, float *dx,
-                       float *dweight, float *dbias, int threads);
+                       const float *mean, const float *rstd, const float *dy, const float *add,
+                       float *dx, float *dweight, float *dbias, int threads);
 
 void ml_gelu(int64_t n, const float *x, float *y, float *slope, int tanh_form, int threads);
 void ml_gelu_vjp(int64_t n, const float *slope, const float *dy, float *dx, int threads);

@@ -24,9 +24,11 @@ LOCAL void layer_norm(int64_t n, const float *x, const float *weight, const floa
 }
 
 /* With xhat = (x - mean) rstd and g = dy weight:
-     dx = rstd (g - mean(g) - xhat mean(g xhat)),   dweight += dy xhat,   dbias += dy. */
+     dx = rstd (g - mean(g) - xhat mean(g xhat)) + add,   dweight += dy xhat,   dbias += dy;
+   add may be NULL. */
 LOCAL void layer_norm_vjp(int64_t n, const float *x, const float *weight, float mean, float rstd,
-                          const float *dy, float *dx, float *dweight, float *dbias) {
+                          const float *dy, const float *add, float *dx, float *dweight,
+                          float *dbias) {
     vec sum = splat(0), dot = splat(0);
     for (int64_t j = 0; j < n; j += LANES) {
         const vec d = load_upto(dy + j, n - j, 0);
@@ -42,6 +44,7 @@ LOCAL void layer_norm_vjp(int64_t n, const float *x, const float *weight, float 
         const vec d = load_upto(dy + j, n - j, 0);
         const vec xhat = (load_upto(x + j, n - j, mean) - splat(mean)) * splat(rstd);
         const vec g = weight ? d * load_upto(weight + j, n - j, 0) : d;
-        store_upto(dx + j, n - j, splat(rstd) * (g - g_mean - xhat * gx_mean));
+        const vec before = add ? load_upto(add + j, n - j, 0) : splat(0);
+        store_upto(dx + j, n - j, before + splat(rstd) * (g - g_mean - xhat * gx_mean));
     }
 }

@@ -18,19 +18,19 @@ LOCAL void adamw(int64_t n, float *restrict p, const float *restrict g, float *r
     }
 }
 
-/* sum_i x_i^2 over n elements, in 2 LANES partial sums of doubles: no square over- or underflows.
- */
+/* sum_i x_i^2 over n elements, in four vectors of partial sums of doubles: no square over- or
+   underflows. */
 LOCAL double sum_squares(int64_t n, const float *x) {
-    typedef double dvec __attribute__((vector_size(8 * LANES)));
-    dvec sum0 = {0}, sum1 = {0};
-    for (int64_t i = 0; i < n; i += 2 * LANES) {
-        const vec x0 = load_upto(x + i, n - i, 0);
-        const vec x1 = n - i > LANES ? load_upto(x + i + LANES, n - i - LANES, 0) : splat(0);
-        const dvec d0 = __builtin_convertvector(x0, dvec), d1 = __builtin_convertvector(x1, dvec);
-        sum0 += d0 * d0;
-        sum1 += d1 * d1;
-    }
+    enum { SUMS = 4, EACH = LANES / 2 };
+    dvec sums[SUMS] = {0};
     double total = 0;
-    for (int i = 0; i < LANES; ++i) total += sum0[i] + sum1[i];
+    for (; n >= SUMS * EACH; n -= SUMS * EACH, x += SUMS * EACH)
+        for (int i = 0; i < SUMS; ++i) {
+            const dvec d = load_doubles(x + i * EACH);
+            sums[i] += d * d;
+        }
+    for (int64_t i = 0; i < n; ++i) total += (double)x[i] * (double)x[i];
+    const dvec sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    for (int i = 0; i < EACH; ++i) total += sum[i];
     return total;
 }

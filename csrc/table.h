@@ -97,7 +97,8 @@ struct table {
     void (*layer_norm)(int64_t n, const float *x, const float *weight, const float *bias, float eps,
                        float *y, float *mean, float *rstd);
     void (*layer_norm_vjp)(int64_t n, const float *x, const float *weight, float mean, float rstd,
-                           const float *dy, float *dx, float *dweight, float *dbias);
+                           const float *dy, const float *add, float *dx, float *dweight,
+                           float *dbias);
     void (*gelu[2])(int64_t n, const float *x, float *y, float *slope); /* exact, tanh */
     void (*gelu_vjp)(int64_t n, const float *slope, const float *dy, float *dx);
     float (*cross_entropy)(int64_t n, const float *x, int64_t target, float smoothing, float *lse);

@@ -204,15 +204,16 @@ enum { LAYER_NORM_ROWS = 64 };
 int64_t ml_layer_norm_chunks(int64_t rows) { return rows ? ceil_div(rows, LAYER_NORM_ROWS) : 1; }
 
 void ml_layer_norm_vjp(int64_t rows, int64_t n, const float *x, const float *weight,
-                       const float *mean, const float *rstd, const float *dy, float *dx,
-                       float *dweight, float *dbias, int threads) {
+                       const float *mean, const float *rstd, const float *dy, const float *add,
+                       float *dx, float *dweight, float *dbias, int threads) {
     const struct table *t = ml_active();
     const int64_t chunks = ml_layer_norm_chunks(rows);
     if (rows * n <= SMALL_MAP) threads = 1;
     EACH_TASK(chunk, chunks) {
         for (int64_t r = chunk * LAYER_NORM_ROWS; r < min((chunk + 1) * LAYER_NORM_ROWS, rows); ++r)
-            t->layer_norm_vjp(n, x + r * n, weight, mean[r], rstd[r], dy + r * n, dx + r * n,
-                              dweight + chunk * n, dbias + chunk * n);
+            t->layer_norm_vjp(n, x + r * n, weight, mean[r], rstd[r], dy + r * n,
+                              add ? add + r * n : NULL, dx + r * n, dweight + chunk * n,
+                              dbias + chunk * n);
     }
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
         for (int64_t j = 0; j < n; ++j) {

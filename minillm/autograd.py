@@ -276,8 +276,9 @@ def op(forward: Callable) -> Callable:
     """Make a function on arrays, which returns (value, vjp), a differentiable one on Tensors.
 
     vjp(dy) returns a gradient for each positional argument in turn (None where there is none): a
-    fresh array, dy itself, a view of dy, a function without arguments that computes the gradient
-    and is only called if someone needs it, or a Sparse. Tensors and arrays may be mixed.
+    fresh array, dy itself, a view of dy, or a function without arguments that computes the gradient
+    and is only called if someone needs it. In place of vjp there may be an Adding. Tensors and
+    arrays may be mixed.
     """
     name = forward.__name__.strip("_")
     signature = inspect.signature(forward)
@@ -310,10 +311,14 @@ def _tell(name: str, phase: str, start: float) -> None:
         observe(name, phase, seconds, start)
 
 
-class Sparse(NamedTuple):
-    """A gradient of few entries: add_to(g) adds them to g, in place; add_to(None) is them alone."""
+class Adding(NamedTuple):
+    """vjp(dy, before) whose gradient for argument number `to` has been added to `before`, the one
+    that was there (or None), in the same pass over memory: in place, or as a fresh array.
+    """
 
-    add_to: Callable[[np.ndarray | None], np.ndarray]
+    vjp: Callable[[np.ndarray, np.ndarray | None], tuple]
+    to: int = 0
+    in_place: bool = False
 
 
 class Gradients:
@@ -329,28 +334,31 @@ class Gradients:
         self.ours: set[Node | Tensor] = set()
         self.waiting: list[tuple[int, Node]] = []  # a heap
 
-    def add(self, to: Node | Tensor, g: np.ndarray | Callable | Sparse, dy: np.ndarray) -> None:
+    def add(self, to: Node | Tensor, g: np.ndarray | Callable, dy: np.ndarray) -> None:
+        if isinstance(to, Node) and to not in self.arrived:
+            heappush(self.waiting, (-to.order, to))
         before = self.arrived.get(to)
-        if isinstance(g, Sparse):
-            if to in self.ours and before.dtype == dy.dtype:
-                g.add_to(before)
-                return
-            g = g.add_to(None)
-        elif callable(g):
+        if callable(g):
             g = g()
         fresh = isinstance(g, np.ndarray) and g.flags.writeable and not np.may_share_memory(g, dy)
         if before is None:
             self.arrived[to] = g
             if fresh:
                 self.ours.add(to)
-            if isinstance(to, Node):
-                heappush(self.waiting, (-to.order, to))
         elif to in self.ours and before.dtype == g.dtype:
             self.arrived[to] += g
         else:
             reuse = fresh and before.dtype == g.dtype
             self.arrived[to] = np.add(before, g, out=g) if reuse else before + g
             self.ours.add(to)
+
+    def lend(self, to: Node | Tensor | None, dtype: np.dtype, in_place: bool) -> np.ndarray | None:
+        """What has arrived, taken out for an Adding, whose sum comes back by add()."""
+        before = self.arrived.get(to)
+        if before is None or before.dtype != dtype:
+            return None
+        self.arrived[to] = None
+        return before.copy() if in_place and to not in self.ours else before
 
     def take(self) -> tuple[Node, np.ndarray]:
         _, node = heappop(self.waiting)
@@ -374,7 +382,12 @@ def _step_back(gradients: Gradients, retain_graph: bool) -> None:
             "that one needs retain_graph=True"
         )
     start = time.perf_counter() if observers else 0.0
-    for to, g in zip(node.inputs, node.vjp(dy), strict=False):
+    if isinstance(node.vjp, Adding):
+        vjp, place, in_place = node.vjp
+        shares = vjp(dy, gradients.lend(node.inputs[place], dy.dtype, in_place))
+    else:
+        shares = node.vjp(dy)
+    for to, g in zip(node.inputs, shares, strict=False):
         if to is not None and g is not None:
             gradients.add(to, g, dy)
     if observers:

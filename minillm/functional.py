@@ -14,7 +14,7 @@ from math import sqrt as scalar_sqrt
 import numpy as np
 
 from minillm import kernels
-from minillm.autograd import Sparse, Tensor, op
+from minillm.autograd import Adding, Tensor, op
 from minillm.kernels.kernel import check_indices
 
 
@@ -470,7 +470,9 @@ def embedding(ids, weight):
     ids = _integers("embedding: ids", ids)
     V = weight.shape[0]
     check_indices("embedding: ids", ids, V)
-    return weight[ids], lambda dy: (None, Sparse(lambda dw: kernels.embedding_vjp(dy, ids, V, dw)))
+    return weight[ids], Adding(
+        lambda dy, dw: (None, kernels.embedding_vjp(dy, ids, V, dw)), 1, True
+    )
 
 
 # Normalisation.
@@ -523,7 +525,7 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps: float = 1e-5):
 @op
 def _layer_norm(x, weight, bias, eps):
     y, mean, rstd = kernels.layer_norm(x, weight, bias, eps)
-    return y, lambda dy: kernels.layer_norm_vjp(dy, x, weight, mean, rstd)
+    return y, Adding(lambda dy, dx: kernels.layer_norm_vjp(dy, x, weight, mean, rstd, dx))
 
 
 # Attention.

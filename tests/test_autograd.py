@@ -318,6 +318,39 @@ def test_gradients_that_nobody_else_holds_are_added_to_in_place():
     np.testing.assert_array_equal(x.grad, [3, 3])
 
 
+def test_adding_vjp_is_given_what_has_arrived():
+    """Where it adds in place, what somebody else may hold is lent as a copy."""
+    lent = []
+
+    @autograd.op
+    def triple(x, in_place):
+        def vjp(dy, before):
+            lent.append(before)
+            if before is None or not in_place:
+                return (3 * dy + (0 if before is None else before),)
+            before += 3 * dy
+            return (before,)
+
+        return 3 * x, autograd.Adding(vjp, 0, in_place)
+
+    dy = np.ones(2)
+    for in_place in (False, True):
+        lent.clear()
+        x = leaf(1.0, 2.0)
+        y = 1 * x  # a Node, which must take its turn once
+        z = triple(y, in_place) + triple(y, in_place) + y  # the last gives dy itself
+        z.backward(dy)
+        np.testing.assert_array_equal(x.grad, [7, 7])
+        np.testing.assert_array_equal(dy, [1, 1])
+        assert len(lent) == 2
+        assert np.shares_memory(lent[0], lent[1]) == in_place  # the second time it is ours
+    half = autograd.op(lambda x: (1 * x, lambda dy: (dy.astype(np.float16),)))
+    x = leaf(1.0, 2.0)
+    (triple(x, True) + half(x)).backward(dy)
+    assert lent[-1] is None  # of another precision
+    np.testing.assert_array_equal(x.grad, [4, 4])
+
+
 def test_sparse_gradient_is_added_to_what_has_arrived():
     weight = ml.Tensor(np.ones((3, 2)), requires_grad=True)
     rows = F.embedding(np.array([2, 2, 0]), weight)

@@ -49,37 +49,45 @@ def _compiled(threads, x, weight, bias, eps=1e-5):
 
 
 def vjp_specification(
-    dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None, mean: np.ndarray, rstd: np.ndarray
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    mean: np.ndarray,
+    rstd: np.ndarray,
+    add: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """With x̂ = (x - mean) rstd and g = dy ⊙ weight:  dx = rstd (g - ⟨g⟩ - x̂ ⟨g x̂⟩),
+    """With x̂ = (x - mean) rstd and g = dy ⊙ weight:  dx = rstd (g - ⟨g⟩ - x̂ ⟨g x̂⟩) + add,
 
-    dweight = Σ dy x̂, dbias = Σ dy over all rows.   dy, x: (…, N) → dx (…, N), (N,), (N,).
+    dweight = Σ dy x̂, dbias = Σ dy over all rows.   dy, x, add: (…, N) → dx (…, N), (N,), (N,).
     """
-    _check_vjp(dy, x, weight, mean, rstd)
+    _check_vjp(dy, x, weight, mean, rstd, add)
     rstd = rstd[..., None]
     xhat = (x - mean[..., None]) * rstd
     g = dy if weight is None else dy * weight
     dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
     rows = tuple(range(x.ndim - 1))
-    return dx, (dy * xhat).sum(rows), dy.sum(rows)
+    return dx if add is None else dx + add, (dy * xhat).sum(rows), dy.sum(rows)
 
 
-def _check_vjp(dy, x, weight, mean, rstd) -> None:
+def _check_vjp(dy, x, weight, mean, rstd, add) -> None:
     _check(x, weight, None)
     shapes = (dy.shape, mean.shape, rstd.shape)
     if shapes != (x.shape, x.shape[:-1], x.shape[:-1]):
         raise ValueError(f"layer_norm_vjp: x {x.shape} does not fit dy, mean and rstd {shapes}")
+    if add is not None and add.shape != x.shape:
+        raise ValueError(f"layer_norm_vjp: add must be {x.shape}, got {add.shape}")
 
 
-def _compiled_vjp(threads, dy, x, weight, mean, rstd):
-    _check_vjp(dy, x, weight, mean, rstd)
+def _compiled_vjp(threads, dy, x, weight, mean, rstd, add=None):
+    _check_vjp(dy, x, weight, mean, rstd, add)
     n = x.shape[-1]
     rows = x.size // n if x.size else 0
     dx, dx_to = _cffi.output(x.shape)
     dweight, dbias = np.zeros((2, _cffi.lib.ml_layer_norm_chunks(rows), n), np.float32)
     _cffi.lib.ml_layer_norm_vjp(
         rows, n, _cffi.source(x), _cffi.source(weight), _cffi.source(mean), _cffi.source(rstd),
-        _cffi.source(dy), dx_to, _cffi.target(dweight), _cffi.target(dbias), threads(),
+        _cffi.source(dy), _cffi.source(add), dx_to, _cffi.target(dweight), _cffi.target(dbias),
+        threads(),
     )  # fmt: skip
     return dx, dweight[0], dbias[0]
 
@@ -97,6 +105,6 @@ layer_norm_vjp = Kernel(
     vjp_specification,
     rungs(_compiled_vjp),
     flops=lambda dy, *rest: 14 * dy.size,
-    bytes=lambda dy, *rest: 3 * dy.nbytes,
-    floats=5,
+    bytes=lambda dy, x, weight, mean, rstd, add=None: (3 if add is None else 4) * dy.nbytes,
+    floats=6,
 )

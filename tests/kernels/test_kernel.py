@@ -40,7 +40,7 @@ def f32(rng, *shape):
 def layer_norm_vjp(rng):
     x, weight = f32(rng, 300, 65), f32(rng, 65)
     _, mean, rstd = kernels.layer_norm.specification(x, weight, None)
-    return f32(rng, 300, 65), x, weight, mean, rstd
+    return f32(rng, 300, 65), x, weight, mean, rstd, f32(rng, 300, 65)
 
 
 def attention(rng):
@@ -114,7 +114,7 @@ EXAMPLES = {
     "layer_norm": Example(
         lambda r: (f32(r, 300, 65), f32(r, 65), f32(r, 65)), (), (0,), (0, 1, 2), shorter
     ),
-    "layer_norm_vjp": Example(layer_norm_vjp, (), (0, 1, 3, 4), (0,), shorter),
+    "layer_norm_vjp": Example(layer_norm_vjp, (), (0, 1, 3, 4, 5), (0,), shorter),
     "gelu": Example(lambda r: (f32(r, 300, 65), "tanh"), (), (0,), (0, 1)),
     "gelu_vjp": Example(lambda r: (f32(r, 300, 65), f32(r, 300, 65)), (), (0, 1), (0,), shorter),
     "attention": Example(attention, (), (0, 1, 2), (0, 1), replaced(1, lambda k: k[..., :-1])),

@@ -147,6 +147,20 @@ def test_layer_norm_vjp_matches_float64(layer_norm_vjp, arguments):
     assert_within(got[2], dy.sum(axes), gamma(rows) * np.abs(dy).sum(axes))
 
 
+@given(gradients().flatmap(lambda a: st.tuples(st.just(a), floats(a[0].shape))))
+def test_layer_norm_vjp_adds_in_the_same_pass(layer_norm_vjp, given_inputs):
+    """One rounding of the sum, and one of dx, which a multiply-add may leave out."""
+    arguments, add = given_inputs
+    before = add.copy()
+    dx, *gains = layer_norm_vjp(*arguments)
+    got, *others = layer_norm_vjp(*arguments, add)
+    assert_within(got, sum(wide(dx, add)), 2 * U * sum(map(np.abs, wide(dx, add))) + 2 * TINY)
+    assert same_bits(add, before)
+    assert all(map(same_bits, gains, others))
+    with pytest.raises(ValueError, match="layer_norm_vjp: add must be"):
+        layer_norm_vjp(*arguments, add[None])
+
+
 @pytest.mark.parametrize("rows", [63, 64, 65, 129])
 def test_layer_norm_vjp_sums_all_chunks_of_rows(layer_norm_vjp, rows):
     """Small integers sum exactly in any order."""
