@@ -103,7 +103,7 @@ def update(run: Run, lr: float) -> float:
         _, loss = run.model(x, y)
         loss.backward(np.float32(1 / parts))  # gradients add up to the gradient of the mean
         mean_loss += float(loss.data) / parts
-    norm = optim.clip_grad_norm_(run.model.parameters(), config.grad_clip or math.inf)
+    norm = optim.clip_grad_norm_(run.optimizer.params, config.grad_clip or math.inf)
     if not (math.isfinite(mean_loss) and math.isfinite(norm)):
         raise _diverged(run, x)
     run.optimizer.lr = lr
