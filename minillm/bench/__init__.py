@@ -218,7 +218,7 @@ def _notes(options: Options, cases: list[dict[str, Any]]) -> list[str]:
     held = sum(c["held"] for case in cases for c in case["contestants"].values())
     if held:
         found.append(
-            f"minillm began {held} turns on one thread, because threads were being preempted "
+            f"minillm began {held} turns on one thread, because threads had to wait for a core "
             "(minillm/kernels/threads.py): its times on several threads are too long"
         )
     if options.benchmark == "ops" and ops.missing():

@@ -1,6 +1,6 @@
 """Matrix product: c[..., i, j] = Σ_k a[..., i, k] b[..., k, j].   C side: csrc/matmul.c"""
 
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
@@ -98,14 +98,15 @@ def _operand(a: np.ndarray, transposed: bool) -> tuple[np.ndarray, object, int, 
     return (a, pointer, col, row) if transposed else (a, pointer, row, col)
 
 
-def _offsets(a: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
-    """Where each product's operand starts, in elements: (prod(lead),) int64."""
-    strides = [s // 4 if n > 1 else 0 for s, n in zip(a.strides[:-2], a.shape[:-2], strict=True)]
-    strides = [0] * (len(lead) - len(strides)) + strides
+@lru_cache(maxsize=256)
+def _offsets(shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, ...]) -> object:
+    """A const int64_t * to where each product's operand starts, in elements: prod(lead) of them."""
+    steps = [s // 4 if n > 1 else 0 for s, n in zip(strides[:-2], shape[:-2], strict=True)]
+    steps = [0] * (len(lead) - len(steps)) + steps
     at = np.zeros((), np.int64)
-    for n, stride in zip(lead, strides, strict=True):
-        at = at[..., None] + np.arange(n) * stride
-    return at.reshape(-1)
+    for n, step in zip(lead, steps, strict=True):
+        at = at[..., None] + np.arange(n) * step
+    return _cffi.ids(at.reshape(-1))
 
 
 def _compiled(
@@ -125,7 +126,7 @@ def _compiled(
     b, b_pointer, b_row, b_col = _operand(b, trans_b)
     a_at = b_at = _cffi.NULL
     if lead:
-        a_at, b_at = _cffi.ids(_offsets(a, lead)), _cffi.ids(_offsets(b, lead))
+        a_at, b_at = _offsets(a.shape, a.strides, lead), _offsets(b.shape, b.strides, lead)
     finish, left = NOTHING, ()
     if add is not None or times is not None or slope is not None:
         _check_finish(shape, add, times, slope)
