@@ -75,8 +75,8 @@ LOCAL void matmul_tiled(int64_t M, int64_t N, int64_t K, struct matrix a, struct
       +-------+-------+
 
    A block of B, KC x NC or of another shape with as many elements, is packed panel by panel (K x NR
-   each, contiguous, padded with zeros) and stays in the L2 cache (384 x 256 floats are 384 KB)
-   while the row tiles pass by. A tile of A (14 x 384 floats, 21 KB) stays in L1 while it meets all
+   each, contiguous, padded with zeros) and stays in the L2 cache (384 x 512 floats are 786 KB)
+   while the row tiles pass by. A tile of A (384 x 16 floats, 25 KB) stays in L1 while it meets all
    panels; a panel comes from L2 at 128 bytes for every 14 cycles of multiply-adds.
 
    A tile of C is written at its end, to lines that a training step left in L3. Asking for them at

@@ -104,7 +104,7 @@ static void matmul_by_blocks(int64_t M, int64_t N, int64_t K, struct matrix a, s
                       : NULL;
     const int64_t halves = more ? 2 : 1, steps = slices / halves;
     const int64_t height = tile_height(M, t->MR), tiles = ceil_div(M, height);
-    const int64_t share = ceil_div(threads, halves); /* of the rows' parts, each thread as many */
+    const int64_t share = ceil_div(threads, halves); /* threads to a half: parts for each of them */
     const int64_t least = ceil_div(tiles, a.row == 1 ? TILES : TILES / 2);
     const int64_t parts = min(tiles, ceil_div(least, share) * share);
     for (int64_t step = 0; step < steps; ++step, to.add = to.c, to.add_row = to.row) {

@@ -5,12 +5,12 @@ Every layer takes rng, the generator of its weights: fresh entropy unless given.
 Source: Vaswani et al. 2017, arXiv:1706.03762; Radford et al. 2019 (GPT-2).
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from minillm import functional as F
+from minillm import kernels
 from minillm.autograd import Tensor
 from minillm.nn.module import Module, Parameter
 
@@ -19,11 +19,7 @@ INIT_STD = 0.02
 
 def _normal(rng: np.random.Generator | None, shape: tuple[int, ...], std: float) -> np.ndarray:
     rng = np.random.default_rng() if rng is None else rng
-    size = math.prod(shape)
-    room = np.empty(
-        size + 16, np.float32
-    )  # to begin at a cache line: no 64-byte vector touches two
-    weight = room[-room.ctypes.data % 64 // 4 :][:size].reshape(shape)
+    weight = kernels.empty(shape, np.dtype(np.float32))
     rng.standard_normal(out=weight, dtype=np.float32)
     weight *= np.float32(std)
     return weight
